@@ -1,0 +1,1 @@
+//! Composition root: config → sources → services → servers → drain.

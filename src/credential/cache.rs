@@ -1,0 +1,1 @@
+//! Verified tokens, cached under bounds.

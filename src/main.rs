@@ -1,0 +1,3 @@
+//! The `symbolon` binary.
+
+fn main() {}

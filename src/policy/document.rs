@@ -1,0 +1,212 @@
+//! The documents of a policy repository, as decoded: shapes and types hold, names are not yet resolved.
+
+use std::time::Duration;
+
+use crate::{
+    diagnostic::{At, Spanned},
+    evidence::PeerSources,
+};
+
+/// A text and where it stands.
+pub type Text = Spanned<String>;
+
+/// All documents of a policy repository.
+#[derive(Clone, Debug, Default)]
+pub struct Documents {
+    /// Kind `TrustDomain`.
+    pub trust_domains: Vec<TrustDomainDocument>,
+    /// Kind `PeerTrust`: at most one.
+    pub peer_trust: Option<PeerTrustDocument>,
+    /// Kind `Issuer`.
+    pub issuers: Vec<IssuerDocument>,
+    /// Kind `Policy`.
+    pub policies: Vec<PolicyDocument>,
+}
+
+/// Whose certificates are believed.
+#[derive(Clone, Debug)]
+pub struct TrustDomainDocument {
+    /// `metadata.name`: the trust domain itself, valid by SPIFFE-ID §2.1.
+    pub name: Text,
+}
+
+/// Where the caller's certificate is found.
+#[derive(Clone, Debug)]
+pub struct PeerTrustDocument {
+    /// `metadata.name`.
+    pub name: Text,
+    /// `spec.evidence`; at least one source.
+    pub evidence: Spanned<PeerSources>,
+}
+
+/// Whose tokens are believed.
+#[derive(Clone, Debug)]
+pub struct IssuerDocument {
+    /// `metadata.name`.
+    pub name: Text,
+    /// `spec.issuer`: an absolute https URL without query or fragment (http for loopback only).
+    pub issuer: Text,
+    /// `spec.keys`.
+    pub keys: KeySource,
+    /// `spec.audiences`; required, not empty.
+    pub audiences: Vec<Text>,
+    /// `spec.algorithms`; default `[ES256, EdDSA, PS256]`. Only asymmetric ones get here.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// `spec.types`; default `[at+jwt]`. Lower case, without `application/`.
+    pub types: Vec<String>,
+    /// `spec.maxLifetime` (`exp` − `iat`); default 24 hours.
+    pub max_lifetime: Duration,
+    /// `spec.leeway`; default 30 s, at most 60 s.
+    pub leeway: Duration,
+    /// `spec.profile`.
+    pub profile: Profile,
+    /// `spec.requireClaims`: a claim and the value it must have (or, where the claim is an array, hold).
+    pub require_claims: Vec<(String, serde_json::Value)>,
+    /// `spec.maxKeyAge`: how long the last good keys are used while no newer ones can be had; default 24 hours.
+    pub max_key_age: Duration,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `discovery: true`: the issuer's metadata document names the JWKS.
+    Discovery,
+    /// `jwksUri`.
+    Uri(Text),
+    /// `jwksFile`, with the file's content as it was read with the directory.
+    File {
+        /// As written.
+        path: Text,
+        /// The content; never shown in an error.
+        content: Vec<u8>,
+    },
+}
+
+/// Which claims a token must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// RFC 9068 §2.2: `iss`, `exp`, `aud`, `sub`, `client_id`, `iat` and `jti`.
+    #[default]
+    Rfc9068,
+    /// `iss`, `exp` and `aud`.
+    Jwt,
+}
+
+/// One policy.
+#[derive(Clone, Debug)]
+pub struct PolicyDocument {
+    /// `metadata.name`.
+    pub name: Text,
+    /// `spec.workloads`: SPIFFE patterns.
+    pub workloads: Option<Vec<Text>>,
+    /// `spec.hosts`: exact hosts or `*.suffix`.
+    pub hosts: Option<Vec<Text>>,
+    /// `spec.audiences`.
+    pub audiences: Option<Vec<Text>>,
+    /// `spec.pathForms`: names of [`crate::evidence::path::PathForms`].
+    pub path_forms: Vec<Text>,
+    /// `spec.caseInsensitive`.
+    pub case_insensitive: bool,
+    /// `spec.rules`; not empty.
+    pub rules: Vec<RuleDocument>,
+    /// Where the document stands.
+    pub at: At,
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub struct RuleDocument {
+    /// `name`.
+    pub name: Text,
+    /// `effect`; default allow.
+    pub effect: Effect,
+    /// `public: true`.
+    pub public: bool,
+    /// `to`.
+    pub to: Option<ToDocument>,
+    /// `from`.
+    pub from: Option<FromDocument>,
+    /// `token`.
+    pub token: Option<TokenDocument>,
+    /// `upstream`.
+    pub upstream: Option<UpstreamDocument>,
+    /// Where the rule stands.
+    pub at: At,
+}
+
+/// What a rule does when it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Effect {
+    /// Allows.
+    #[default]
+    Allow,
+    /// Denies, whatever allows.
+    Deny,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct ToDocument {
+    /// `methods`, in upper case.
+    pub methods: Option<Vec<Text>>,
+    /// `paths`: templates.
+    pub paths: Option<Vec<Text>>,
+    /// `upgrades`.
+    pub upgrades: Option<Vec<Text>>,
+    /// `preflight: true`.
+    pub preflight: bool,
+    /// `tcp: {ports: […]}`.
+    pub tcp: Option<Vec<Spanned<u16>>>,
+    /// Where the part stands.
+    pub at: At,
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct FromDocument {
+    /// `spiffe`: SPIFFE patterns.
+    pub spiffe: Option<Vec<Text>>,
+    /// `dns`: DNS SANs, exact.
+    pub dns: Option<Vec<Text>>,
+    /// `thumbprints`: `x5t#S256` in base64url.
+    pub thumbprints: Option<Vec<Text>>,
+    /// Where the part stands.
+    pub at: At,
+}
+
+/// With which token.
+#[derive(Clone, Debug)]
+pub struct TokenDocument {
+    /// `issuers`: names of Issuer documents; required.
+    pub issuers: Vec<Text>,
+    /// `scopes`: all required in an allow rule, any in a deny rule.
+    pub scopes: Option<Vec<Text>>,
+    /// `binding`.
+    pub binding: Option<Vec<Spanned<BindingName>>>,
+    /// Where the part stands.
+    pub at: At,
+}
+
+/// What satisfies a rule's `binding`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindingName {
+    /// RFC 8705.
+    Certificate,
+    /// RFC 9449.
+    Dpop,
+    /// Unbound tokens too.
+    None,
+}
+
+/// What goes on to the service.
+#[derive(Clone, Debug)]
+pub struct UpstreamDocument {
+    /// `headers`: name and template.
+    pub headers: Vec<(Text, Text)>,
+    /// `remove`.
+    pub remove: Vec<Text>,
+    /// `keep`: method and path override headers that are not removed.
+    pub keep: Vec<Text>,
+    /// `unverifiedToken: pass`.
+    pub pass_unverified_token: bool,
+}

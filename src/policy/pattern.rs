@@ -1,0 +1,1 @@
+//! SPIFFE patterns, host patterns and path templates.

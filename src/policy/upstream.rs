@@ -1,0 +1,1 @@
+//! What an allowed request carries on to the service: header templates and header ownership.

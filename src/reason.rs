@@ -1,0 +1,240 @@
+//! The closed set of reasons: why a check was allowed or denied.
+//!
+//! A reason's code is the metric label, the decision record's field and the key of the HTTP answer.
+//! Codes are stable: dashboards and alerts are built on them.
+
+use std::fmt;
+
+/// How far a rule came before it failed; of several failing rules the one that came furthest gives
+/// the denial its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The check itself could not be read or answered: no rule was asked.
+    Check,
+    /// No rule matched host, path, method and workload.
+    Route,
+    /// The peer.
+    Peer,
+    /// The access token.
+    Token,
+    /// The bond between token and caller.
+    Binding,
+    /// The token's scopes.
+    Scopes,
+    /// Everything a rule asks held.
+    Held,
+}
+
+/// What a denial says to the client: the HTTP status and, for credentials, the challenge.
+///
+/// Coarse on purpose (RFC 6750 §3.1): the reason itself goes to the decision record only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// 400, no challenge: the request could not be read one way.
+    BadRequest,
+    /// 400 `invalid_request`: more than one credential was presented (RFC 6750 §3.1).
+    InvalidRequest,
+    /// 401 without an error code: no credential was presented (RFC 6750 §3.1).
+    Unauthorized,
+    /// 401 `invalid_token`.
+    InvalidToken,
+    /// 403 `insufficient_scope`.
+    InsufficientScope,
+    /// 403, no challenge.
+    Forbidden,
+    /// 413.
+    TooLarge,
+    /// 431.
+    HeadersTooLarge,
+    /// 500: our fault.
+    Internal,
+    /// 503: nobody's decision; trying again may help.
+    Unavailable,
+}
+
+impl Outcome {
+    /// Returns the HTTP status that Envoy answers with.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest | Self::InvalidRequest => 400,
+            Self::Unauthorized | Self::InvalidToken => 401,
+            Self::InsufficientScope | Self::Forbidden => 403,
+            Self::TooLarge => 413,
+            Self::HeadersTooLarge => 431,
+            Self::Internal => 500,
+            Self::Unavailable => 503,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $code:literal, $stage:ident, $outcome:ident;)+) => {
+        /// Why a check was decided as it was.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// Returns the stable code.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// Returns how far the check came.
+            #[must_use]
+            pub const fn stage(self) -> Stage {
+                match self { $(Self::$variant => Stage::$stage,)+ }
+            }
+
+            /// Returns what the client is told.
+            #[must_use]
+            pub const fn outcome(self) -> Outcome {
+                match self { $(Self::$variant => Outcome::$outcome,)+ }
+            }
+
+            /// Returns the sentence of the documentation that explains the reason to an operator.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A rule allows the call.
+    Allowed = "allowed", Held, Forbidden;
+
+    /// The check message could not be decoded or lacks what every check carries.
+    MalformedCheck = "malformed_check", Check, BadRequest;
+    /// The check message is over the size limit.
+    CheckTooLarge = "check_too_large", Check, TooLarge;
+    /// The request has more headers, or longer ones, than the limits allow.
+    HeadersTooLarge = "headers_too_large", Check, HeadersTooLarge;
+    /// A header that decides carries control characters or bytes that are not UTF-8.
+    InvalidHeader = "invalid_header", Check, BadRequest;
+    /// The host is empty, names several hosts or is not a host name.
+    AmbiguousHost = "ambiguous_host", Check, BadRequest;
+    /// The path can be read in two ways and no policy of this host opts in to that form.
+    AmbiguousPath = "ambiguous_path", Check, BadRequest;
+    /// The forwarded peer evidence (XFCC, principal, certificate) cannot be parsed strictly.
+    PeerEvidenceMalformed = "peer_evidence_malformed", Check, Forbidden;
+    /// The listed sources of peer evidence disagree, or some are there and others are not.
+    PeerEvidenceConflict = "peer_evidence_conflict", Check, Forbidden;
+    /// Too many checks are in flight.
+    Overloaded = "overloaded", Check, Unavailable;
+    /// The check could not be decided in time.
+    DeadlineExceeded = "deadline_exceeded", Check, Unavailable;
+    /// No policy set is loaded yet.
+    NoPolicyLoaded = "no_policy_loaded", Check, Unavailable;
+    /// The check failed inside symbolon; the log has more.
+    InternalError = "internal_error", Check, Internal;
+    /// The decision could not be recorded, and the process is configured to deny then.
+    RecordUnavailable = "record_unavailable", Check, Unavailable;
+
+    /// No rule matches the workload, host, method and path.
+    NoMatchingRule = "no_matching_rule", Route, Forbidden;
+    /// A deny rule matches.
+    ExplicitDeny = "explicit_deny", Held, Forbidden;
+
+    /// The rule asks for a peer and the call has none.
+    PeerAbsent = "peer_absent", Peer, Forbidden;
+    /// The peer's SPIFFE ID is of a trust domain that is not declared.
+    PeerTrustDomainUnknown = "peer_trust_domain_unknown", Peer, Forbidden;
+    /// The peer's certificate is no longer valid.
+    PeerCertificateExpired = "peer_certificate_expired", Peer, Forbidden;
+    /// The peer's certificate is not valid yet.
+    PeerCertificateNotYetValid = "peer_certificate_not_yet_valid", Peer, Forbidden;
+    /// The peer's certificate is not a valid X.509-SVID leaf.
+    PeerCertificateInvalid = "peer_certificate_invalid", Peer, Forbidden;
+    /// The peer is verified and the rule does not name it.
+    PeerNotAllowed = "peer_not_allowed", Peer, Forbidden;
+
+    /// The rule asks for a token and none was presented.
+    TokenAbsent = "token_absent", Token, Unauthorized;
+    /// More than one credential was presented.
+    CredentialsAmbiguous = "credentials_ambiguous", Token, InvalidRequest;
+    /// A token was presented in the query.
+    TokenInQuery = "token_in_query", Token, InvalidRequest;
+    /// The token is over the size limit.
+    TokenTooLarge = "token_too_large", Token, InvalidToken;
+    /// The token is not a well-formed compact JWS with JSON objects inside.
+    TokenMalformed = "token_malformed", Token, InvalidToken;
+    /// The token's `typ` is not one the issuer uses for access tokens.
+    TokenType = "token_type", Token, InvalidToken;
+    /// The token's `alg` is `none`, symmetric or not allowed for its issuer.
+    TokenAlgorithm = "token_algorithm", Token, InvalidToken;
+    /// The token has a `crit` header that is not understood.
+    TokenCritical = "token_critical", Token, InvalidToken;
+    /// No Issuer is declared for the token's `iss`.
+    TokenIssuerUnknown = "token_issuer_unknown", Token, InvalidToken;
+    /// No key of the issuer fits the token's `kid` and `alg`.
+    TokenKeyUnknown = "token_key_unknown", Token, InvalidToken;
+    /// The issuer's keys could not be had, or are older than their maximum age.
+    IssuerKeysUnavailable = "issuer_keys_unavailable", Token, Unavailable;
+    /// The token's signature does not verify.
+    TokenSignature = "token_signature", Token, InvalidToken;
+    /// A required claim is missing.
+    TokenClaimMissing = "token_claim_missing", Token, InvalidToken;
+    /// A claim has the wrong type or a value that is out of range.
+    TokenClaimInvalid = "token_claim_invalid", Token, InvalidToken;
+    /// A claim has not the value that the Issuer requires.
+    TokenClaimMismatch = "token_claim_mismatch", Token, InvalidToken;
+    /// The token has expired.
+    TokenExpired = "token_expired", Token, InvalidToken;
+    /// The token is not valid yet.
+    TokenNotYetValid = "token_not_yet_valid", Token, InvalidToken;
+    /// The token was issued in the future.
+    TokenIssuedInFuture = "token_issued_in_future", Token, InvalidToken;
+    /// The token's lifetime is longer than the issuer's maximum.
+    TokenLifetime = "token_lifetime", Token, InvalidToken;
+    /// The token's `aud` names none of the audiences this service is.
+    TokenAudience = "token_audience", Token, InvalidToken;
+    /// The token's issuer is declared and the rule does not name it.
+    TokenIssuerNotAllowed = "token_issuer_not_allowed", Token, InvalidToken;
+
+    /// The rule asks for a sender-constrained token and this one is not bound.
+    TokenUnbound = "token_unbound", Binding, InvalidToken;
+    /// The token's `cnf` is not an object or a member of it has the wrong form.
+    ConfirmationMalformed = "confirmation_malformed", Binding, InvalidToken;
+    /// The token has a `cnf` and no member of it is understood.
+    ConfirmationNotUnderstood = "confirmation_not_understood", Binding, InvalidToken;
+    /// The token is bound to a certificate and the call has none.
+    CertificateAbsent = "certificate_absent", Binding, InvalidToken;
+    /// The token is bound to another certificate.
+    CertificateMismatch = "certificate_mismatch", Binding, InvalidToken;
+    /// The token is bound to a certificate that is not valid now.
+    CertificateNotValid = "certificate_not_valid", Binding, InvalidToken;
+    /// The token is bound to a DPoP key, and DPoP proofs are not verified by this version.
+    DpopNotSupported = "dpop_not_supported", Binding, InvalidToken;
+    /// The token came with another authentication scheme than the one its binding needs.
+    SchemeMismatch = "scheme_mismatch", Binding, InvalidToken;
+    /// The token is bound in another way than the rule lists.
+    BindingNotAllowed = "binding_not_allowed", Binding, InvalidToken;
+
+    /// The token lacks a scope the rule asks for.
+    ScopeMissing = "scope_missing", Scopes, InsufficientScope;
+    /// A value for an upstream header is not visible ASCII or too long.
+    UpstreamHeaderInvalid = "upstream_header_invalid", Scopes, Forbidden;
+}
+
+impl Reason {
+    /// Returns the reason's place in [`Reason::ALL`], for tables indexed by reason.
+    #[must_use]
+    #[expect(clippy::as_conversions, reason = "a fieldless enum's discriminant is its place")]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

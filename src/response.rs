@@ -1,0 +1,1 @@
+//! From a decision to a `CheckResponse`: the only place that builds one.

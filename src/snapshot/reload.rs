@@ -1,0 +1,1 @@
+//! Watches, loads, validates; swaps, or keeps the last known good.

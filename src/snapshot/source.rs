@@ -1,0 +1,1 @@
+//! Reads a policy directory as one version: all of it, or nothing.

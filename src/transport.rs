@@ -1,0 +1,3 @@
+//! The Authorization service: receives a check, runs the pipeline, always answers with a decision.
+
+pub mod wire;

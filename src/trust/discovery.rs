@@ -1,0 +1,1 @@
+//! Issuer metadata: OpenID Connect Discovery and RFC 8414.
