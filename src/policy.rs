@@ -6,6 +6,7 @@ pub mod compile;
 pub mod decision;
 pub mod document;
 pub mod index;
+pub mod load;
 pub mod pattern;
 pub mod upstream;
 pub mod yaml;

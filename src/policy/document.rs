@@ -21,6 +21,9 @@ pub struct Documents {
     pub issuers: Vec<IssuerDocument>,
     /// Kind `Policy`.
     pub policies: Vec<PolicyDocument>,
+    /// Names of Issuer documents that are there but could not be decoded: their mistakes are reported
+    /// already, and references to them do not dangle.
+    pub broken_issuers: Vec<String>,
 }
 
 /// Whose certificates are believed.
