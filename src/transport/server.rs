@@ -1,0 +1,226 @@
+//! The gRPC server: where Envoy asks.
+//!
+//! Connections are accepted on the background runtime and served by workers, each a thread with a runtime
+//! of its own, so that neither a reload nor a fetch can hold up a check.
+
+mod caller;
+mod connection;
+mod dispatch;
+mod health;
+mod listener;
+mod preface;
+mod tls;
+mod worker;
+
+use std::{
+    fmt, io,
+    num::NonZeroUsize,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+pub use self::{
+    caller::{Caller, CallerError, CallerRule},
+    connection::ConnectionCounts,
+    dispatch::CheckService,
+    health::Lifecycle,
+    listener::{ListenError, Listener, Shown, Socket},
+    tls::{Refreshed, Tls, TlsError},
+};
+use self::{
+    connection::Shared,
+    worker::{Accepted, Workers},
+};
+use crate::{
+    clock::SharedClock,
+    config::{Endpoint, GrpcSettings},
+};
+
+/// A running server. Dropping it stops it at once.
+#[derive(Debug)]
+pub struct Server {
+    bound: Vec<Endpoint>,
+    accepting: Vec<JoinHandle<()>>,
+    closing: watch::Sender<Option<Duration>>,
+    permits: Arc<Semaphore>,
+    max_connections: u32,
+    lifecycle: Lifecycle,
+    counts: Arc<ConnectionCounts>,
+}
+
+/// What a server is made of besides its settings.
+pub struct Parts<S> {
+    /// Answers the checks.
+    pub service: S,
+    /// Health; shared with readiness.
+    pub lifecycle: Lifecycle,
+    /// TLS of the TCP endpoints; `None`: plaintext.
+    pub tls: Option<Arc<Tls>>,
+    /// The time.
+    pub clock: SharedClock,
+    /// Threads; `None`: one per core.
+    pub workers: Option<usize>,
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An endpoint cannot be listened at.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// An endpoint others can reach has no TLS.
+    #[error(
+        "`{}` can be reached from other machines: set `grpc.tls`, or `grpc.allowPlaintext: true`",
+        Shown(.0)
+    )]
+    Plaintext(Endpoint),
+    /// `grpc.maxConnections` is 0 or beyond what can be counted.
+    #[error("`grpc.maxConnections` is to be from 1 to {}", Semaphore::MAX_PERMITS.min(MAX_COUNT))]
+    MaxConnections,
+    /// A worker cannot be started.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+}
+
+impl Server {
+    /// Binds all endpoints, then accepts on `background`.
+    ///
+    /// # Errors
+    /// As [`StartError`] says; nothing listens then.
+    pub fn start<S: CheckService>(
+        settings: &GrpcSettings,
+        parts: Parts<S>,
+        background: &Handle,
+    ) -> Result<Self, StartError> {
+        let _context = background.enter();
+        let max_connections = u32::try_from(settings.max_connections)
+            .ok()
+            .filter(|_| (1..=Semaphore::MAX_PERMITS).contains(&settings.max_connections))
+            .ok_or(StartError::MaxConnections)?;
+        let listeners = bind(settings, parts.tls.is_some())?;
+        let (closing, closed) = watch::channel(None);
+        let counts = Arc::new(ConnectionCounts::default());
+        let shared = Arc::new(Shared {
+            service: parts.service,
+            health: parts.lifecycle.service(),
+            tls: parts.tls,
+            http2: connection::http2(settings),
+            max_age: settings.max_connection_age,
+            clock: parts.clock,
+            counts: Arc::clone(&counts),
+            closing: closed,
+        });
+        let workers = parts
+            .workers
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZeroUsize::get));
+        let workers = Arc::new(Workers::start(workers, &shared).map_err(StartError::Worker)?);
+        let permits = Arc::new(Semaphore::new(settings.max_connections));
+        let bound = listeners.iter().map(|listener| listener.bound().clone()).collect();
+        let accepting = listeners
+            .into_iter()
+            .map(|listener| {
+                let (workers, permits) = (Arc::clone(&workers), Arc::clone(&permits));
+                background.spawn(accept(listener, workers, permits, Arc::clone(&counts)))
+            })
+            .collect();
+        let lifecycle = parts.lifecycle;
+        Ok(Self { bound, accepting, closing, permits, max_connections, lifecycle, counts })
+    }
+
+    /// Returns where it listens, in the order of the settings, with the ports that the system chose.
+    #[must_use]
+    pub fn bound(&self) -> &[Endpoint] {
+        &self.bound
+    }
+
+    /// Returns what happened to connections.
+    #[must_use]
+    pub const fn counts(&self) -> &Arc<ConnectionCounts> {
+        &self.counts
+    }
+
+    /// Stops accepting, asks all connections to end (GOAWAY), and returns when calls in flight are
+    /// answered or `limit` is over. Returns whether all were answered.
+    pub async fn close(mut self, limit: Duration) -> bool {
+        for accepting in self.accepting.drain(..) {
+            accepting.abort();
+            // Until it is gone, and with it the listener and its socket file.
+            drop(accepting.await);
+        }
+        self.lifecycle.end_watches().await;
+        let cut_off = self.counts.cut_off.load(Ordering::Relaxed);
+        self.closing.send_replace(Some(limit));
+        let all_closed = self.permits.acquire_many(self.max_connections);
+        // A little longer than the connections themselves wait.
+        let ended = timeout(limit.saturating_add(CLOSE_MARGIN), all_closed).await.is_ok();
+        ended && self.counts.cut_off.load(Ordering::Relaxed) == cut_off
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for accepting in &self.accepting {
+            accepting.abort();
+        }
+    }
+}
+
+impl<S> fmt::Debug for Parts<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+/// Binds all endpoints or none.
+fn bind(settings: &GrpcSettings, tls: bool) -> Result<Vec<Listener>, StartError> {
+    let exposed = |endpoint: &&Endpoint| !tls && !settings.allow_plaintext && !endpoint.is_local();
+    if let Some(endpoint) = settings.listen.iter().find(exposed) {
+        return Err(StartError::Plaintext(endpoint.clone()));
+    }
+    settings.listen.iter().map(|endpoint| Ok(Listener::bind(endpoint)?)).collect()
+}
+
+async fn accept(
+    listener: Listener,
+    workers: Arc<Workers>,
+    permits: Arc<Semaphore>,
+    counts: Arc<ConnectionCounts>,
+) {
+    loop {
+        let socket = match listener.accept().await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            counts.accepted.fetch_add(1, Ordering::Relaxed);
+            workers.give(Accepted { socket, permit });
+        } else {
+            // Dropped: an Envoy that is turned away at once asks elsewhere; one that waits times out.
+            counts.over_limit.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// When there are no file descriptors left, asking again at once would take a core and find none.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// For connections to notice that their time is over.
+const CLOSE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Connections are counted in 32 bits.
+const MAX_COUNT: usize = 0xFFFF_FFFF;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! From a path to the service behind it.
+
+use std::{convert::Infallible, future::Future, sync::Arc};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use hyper::body::Incoming;
+use tonic::{Status, body::Body};
+use tonic_health::{pb::health_server::HealthServer, server::HealthService};
+use tower_service::Service as _;
+
+/// Answers checks. One instance is shared by all connections.
+pub trait CheckService: Clone + Send + Sync + 'static {
+    /// Answers one call of `envoy.service.auth.v3.Authorization/Check` that `caller` makes: the SPIFFE ID
+    /// that its TLS certificate proves, `None` where it was not asked for one.
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        caller: Option<Arc<str>>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// What the calls of one connection have in common.
+pub(super) struct Calls<S> {
+    pub(super) service: S,
+    pub(super) health: HealthServer<HealthService>,
+    pub(super) caller: Option<Arc<str>>,
+}
+
+/// Answers one call. Only a panic of the service leaves it without an answer: its stream is then reset.
+pub(super) async fn dispatch<S: CheckService>(
+    calls: Arc<Calls<S>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path();
+    let is_check = path == CHECK;
+    if !is_check && !path.starts_with(HEALTH) {
+        return Ok(Status::unimplemented("no such method").into_http());
+    }
+    if !is_grpc(request.headers()) {
+        // The gRPC protocol's own answer: PROTOCOL-HTTP2, "Requests", Content-Type.
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Ok(response);
+    }
+    if request.method() != Method::POST {
+        return Ok(Status::unimplemented("gRPC calls are POST").into_http());
+    }
+    if is_check {
+        return Ok(calls.service.call(request, calls.caller.clone()).await);
+    }
+    // Boxed, so that the rare question does not make the future of every check larger.
+    Box::pin(calls.health.clone().call(request)).await
+}
+
+/// Says whether the content type is gRPC with protobuf; `application/grpc-web` and others are not.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes) else {
+        return false;
+    };
+    let kind = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    matches!(kind, b"application/grpc" | b"application/grpc+proto")
+}
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_grpc_with_protobuf_is_grpc() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc ; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc+json", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]);
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}
