@@ -16,7 +16,7 @@ use crate::{
     transport::{
         admin::{AdminPages, HttpServer, MetricsPages, Readiness, Text},
         server::{
-            CallerRule, CheckService, ConnectionCounts, Lifecycle, Parts, Refreshed, Server, Tls,
+            CallerRule, CheckService, ConnectionObserver, Lifecycle, Parts, Refreshed, Server, Tls,
         },
     },
 };
@@ -28,6 +28,8 @@ pub struct Services<S> {
     pub checks: S,
     /// Which callers may ask, where they prove who they are.
     pub callers: CallerRule,
+    /// Is told what happens to connections.
+    pub connections: Arc<dyn ConnectionObserver>,
     /// Says whether a policy set is live. Never false again once true.
     pub loaded: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Loads the policies again, soon; what SIGHUP asks for. Must not block.
@@ -104,6 +106,7 @@ impl RunningApp {
             service: services.checks,
             lifecycle: lifecycle.clone(),
             tls: tls.clone(),
+            observer: services.connections,
             clock: services.clock,
             workers: settings.workers,
         };
@@ -131,12 +134,6 @@ impl RunningApp {
     #[must_use]
     pub const fn admin(&self) -> &Endpoint {
         self.admin.bound()
-    }
-
-    /// Returns what happened to connections.
-    #[must_use]
-    pub const fn connections(&self) -> &Arc<ConnectionCounts> {
-        self.server.counts()
     }
 
     /// Returns whether checks are wanted.

@@ -14,16 +14,30 @@ use tokio::net::TcpStream;
 use tonic::body::Body;
 
 use super::*;
-use crate::clock::SystemClock;
+use crate::{clock::SystemClock, transport::server::Refused};
 
 /// Answers all.
 #[derive(Clone, Debug)]
 struct StandIn;
 
 impl CheckService for StandIn {
+    type Body = Body;
+
     async fn call(&self, _: Request<Incoming>, _: Option<Arc<str>>) -> Response<Body> {
         Response::new(Body::empty())
     }
+}
+
+/// Does not look.
+#[derive(Debug)]
+struct Unobserved;
+
+impl ConnectionObserver for Unobserved {
+    fn opened(&self) -> Box<dyn Send> {
+        Box::new(())
+    }
+
+    fn refused(&self, _: Refused) {}
 }
 
 fn settings() -> Settings {
@@ -41,6 +55,7 @@ fn services(loaded: &Arc<AtomicBool>, reloads: &Arc<AtomicU64>) -> Services<Stan
     Services {
         checks: StandIn,
         callers: Arc::new(|_| false),
+        connections: Arc::new(Unobserved),
         loaded: Arc::new(move || loaded.load(Ordering::SeqCst)),
         reload: Arc::new(move || {
             reloads.fetch_add(1, Ordering::SeqCst);

@@ -15,7 +15,10 @@ mod worker;
 use std::{
     fmt, io,
     num::NonZeroUsize,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -29,7 +32,7 @@ use tokio::{
 
 pub use self::{
     caller::{Caller, CallerError, CallerRule},
-    connection::ConnectionCounts,
+    connection::{ConnectionObserver, Refused},
     dispatch::CheckService,
     health::Lifecycle,
     listener::{ListenError, Listener, Shown, Socket},
@@ -53,7 +56,7 @@ pub struct Server {
     permits: Arc<Semaphore>,
     max_connections: u32,
     lifecycle: Lifecycle,
-    counts: Arc<ConnectionCounts>,
+    cut_off: Arc<AtomicU64>,
 }
 
 /// What a server is made of besides its settings.
@@ -64,6 +67,8 @@ pub struct Parts<S> {
     pub lifecycle: Lifecycle,
     /// TLS of the TCP endpoints; `None`: plaintext.
     pub tls: Option<Arc<Tls>>,
+    /// Is told what happens to connections.
+    pub observer: Arc<dyn ConnectionObserver>,
     /// The time.
     pub clock: SharedClock,
     /// Threads; `None`: one per core.
@@ -107,7 +112,7 @@ impl Server {
             .ok_or(StartError::MaxConnections)?;
         let listeners = bind(settings, parts.tls.is_some())?;
         let (closing, closed) = watch::channel(None);
-        let counts = Arc::new(ConnectionCounts::default());
+        let cut_off = Arc::new(AtomicU64::new(0));
         let shared = Arc::new(Shared {
             service: parts.service,
             health: parts.lifecycle.service(),
@@ -115,7 +120,8 @@ impl Server {
             http2: connection::http2(settings),
             max_age: settings.max_connection_age,
             clock: parts.clock,
-            counts: Arc::clone(&counts),
+            observer: Arc::clone(&parts.observer),
+            cut_off: Arc::clone(&cut_off),
             closing: closed,
         });
         let workers = parts
@@ -128,23 +134,17 @@ impl Server {
             .into_iter()
             .map(|listener| {
                 let (workers, permits) = (Arc::clone(&workers), Arc::clone(&permits));
-                background.spawn(accept(listener, workers, permits, Arc::clone(&counts)))
+                background.spawn(accept(listener, workers, permits, Arc::clone(&parts.observer)))
             })
             .collect();
         let lifecycle = parts.lifecycle;
-        Ok(Self { bound, accepting, closing, permits, max_connections, lifecycle, counts })
+        Ok(Self { bound, accepting, closing, permits, max_connections, lifecycle, cut_off })
     }
 
     /// Returns where it listens, in the order of the settings, with the ports that the system chose.
     #[must_use]
     pub fn bound(&self) -> &[Endpoint] {
         &self.bound
-    }
-
-    /// Returns what happened to connections.
-    #[must_use]
-    pub const fn counts(&self) -> &Arc<ConnectionCounts> {
-        &self.counts
     }
 
     /// Stops accepting, asks all connections to end (GOAWAY), and returns when calls in flight are
@@ -156,12 +156,12 @@ impl Server {
             drop(accepting.await);
         }
         self.lifecycle.end_watches().await;
-        let cut_off = self.counts.cut_off.load(Ordering::Relaxed);
+        let cut_off = self.cut_off.load(Ordering::Relaxed);
         self.closing.send_replace(Some(limit));
         let all_closed = self.permits.acquire_many(self.max_connections);
         // A little longer than the connections themselves wait.
         let ended = timeout(limit.saturating_add(CLOSE_MARGIN), all_closed).await.is_ok();
-        ended && self.counts.cut_off.load(Ordering::Relaxed) == cut_off
+        ended && self.cut_off.load(Ordering::Relaxed) == cut_off
     }
 }
 
@@ -192,7 +192,7 @@ async fn accept(
     listener: Listener,
     workers: Arc<Workers>,
     permits: Arc<Semaphore>,
-    counts: Arc<ConnectionCounts>,
+    observer: Arc<dyn ConnectionObserver>,
 ) {
     loop {
         let socket = match listener.accept().await {
@@ -204,11 +204,10 @@ async fn accept(
             }
         };
         if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-            counts.accepted.fetch_add(1, Ordering::Relaxed);
             workers.give(Accepted { socket, permit });
         } else {
             // Dropped: an Envoy that is turned away at once asks elsewhere; one that waits times out.
-            counts.over_limit.fetch_add(1, Ordering::Relaxed);
+            observer.refused(Refused::Limit);
         }
     }
 }

@@ -31,21 +31,26 @@ use super::{
 };
 use crate::{clock::SharedClock, config::GrpcSettings};
 
-/// What happened to connections since the start.
-#[derive(Debug, Default)]
-pub struct ConnectionCounts {
-    /// Accepted and given to a worker.
-    pub accepted: AtomicU64,
-    /// Closed at once: `maxConnections` were open.
-    pub over_limit: AtomicU64,
-    /// Closed: the TLS handshake failed or took too long.
-    pub handshake_failed: AtomicU64,
-    /// Closed: the caller's certificate names nobody who may ask.
-    pub caller_refused: AtomicU64,
-    /// Closed: no HTTP/2 preface came, or not in time.
-    pub no_preface: AtomicU64,
-    /// Closed with calls in flight, their time after the GOAWAY being over.
-    pub cut_off: AtomicU64,
+/// Is told what happens to connections.
+pub trait ConnectionObserver: Send + Sync + 'static {
+    /// Says that one is served, as long as the answer lives.
+    fn opened(&self) -> Box<dyn Send>;
+
+    /// Says that one was closed without being served.
+    fn refused(&self, cause: Refused);
+}
+
+/// Why a connection was closed without being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The caller's certificate names nobody who may ask.
+    Caller,
+    /// `maxConnections` were open.
+    Limit,
+    /// No HTTP/2 preface came, or not in time.
+    Preface,
+    /// The TLS handshake failed or took too long.
+    Tls,
 }
 
 /// What all connections have in common.
@@ -56,7 +61,9 @@ pub(super) struct Shared<S> {
     pub(super) http2: http2::Builder<TokioExecutor>,
     pub(super) max_age: Duration,
     pub(super) clock: SharedClock,
-    pub(super) counts: Arc<ConnectionCounts>,
+    pub(super) observer: Arc<dyn ConnectionObserver>,
+    /// Connections closed with calls in flight, their time after the GOAWAY being over.
+    pub(super) cut_off: Arc<AtomicU64>,
     /// `Some` from when connections are to end: how long calls in flight may still take.
     pub(super) closing: watch::Receiver<Option<Duration>>,
 }
@@ -115,12 +122,12 @@ async fn serve_tcp<S: CheckService>(
     let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            shared.counts.handshake_failed.fetch_add(1, Ordering::Relaxed);
+            shared.observer.refused(Refused::Tls);
             tracing::debug!(?peer, %error, "a TLS handshake failed");
             return Ok(());
         }
         Err(_elapsed) => {
-            shared.counts.handshake_failed.fetch_add(1, Ordering::Relaxed);
+            shared.observer.refused(Refused::Tls);
             tracing::debug!(?peer, "a TLS handshake took too long");
             return Ok(());
         }
@@ -131,7 +138,7 @@ async fn serve_tcp<S: CheckService>(
     match caller::admit(leaf.map_or(&[], |leaf| leaf.as_ref()), rule) {
         Ok(caller) => serve_http2(stream, Some(caller), shared).await,
         Err(error) => {
-            shared.counts.caller_refused.fetch_add(1, Ordering::Relaxed);
+            shared.observer.refused(Refused::Caller);
             tracing::warn!(?peer, %error, "a caller was refused");
             Ok(())
         }
@@ -148,12 +155,13 @@ where
         io = timeout(PREFACE_TIMEOUT, Prefaced::read(io)) => match io {
             Ok(Ok(io)) => io,
             Ok(Err(_)) | Err(_) => {
-                shared.counts.no_preface.fetch_add(1, Ordering::Relaxed);
+                shared.observer.refused(Refused::Preface);
                 return Ok(());
             }
         },
         _ = closing.wait_for(Option::is_some) => return Ok(()),
     };
+    let _open = shared.observer.opened();
     let age = age(shared, caller.as_ref());
     let calls = Arc::new(Calls {
         service: shared.service.clone(),
@@ -183,7 +191,7 @@ where
         () = after_closing(closing) => false,
     };
     if !ended {
-        shared.counts.cut_off.fetch_add(1, Ordering::Relaxed);
+        shared.cut_off.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

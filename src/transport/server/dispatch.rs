@@ -1,8 +1,10 @@
 //! From a path to the service behind it.
 
-use std::{convert::Infallible, future::Future, sync::Arc};
+use std::{convert::Infallible, error::Error, future::Future, sync::Arc};
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use tonic::{Status, body::Body};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
@@ -10,13 +12,18 @@ use tower_service::Service as _;
 
 /// Answers checks. One instance is shared by all connections.
 pub trait CheckService: Clone + Send + Sync + 'static {
+    /// What it answers with.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + Send
+        + 'static;
+
     /// Answers one call of `envoy.service.auth.v3.Authorization/Check` that `caller` makes: the SPIFFE ID
     /// that its TLS certificate proves, `None` where it was not asked for one.
     fn call(
         &self,
         request: Request<Incoming>,
         caller: Option<Arc<str>>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// What the calls of one connection have in common.
@@ -30,26 +37,26 @@ pub(super) struct Calls<S> {
 pub(super) async fn dispatch<S: CheckService>(
     calls: Arc<Calls<S>>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Either<S::Body, Body>>, Infallible> {
     let path = request.uri().path();
     let is_check = path == CHECK;
-    if !is_check && !path.starts_with(HEALTH) {
-        return Ok(Status::unimplemented("no such method").into_http());
-    }
-    if !is_grpc(request.headers()) {
-        // The gRPC protocol's own answer: PROTOCOL-HTTP2, "Requests", Content-Type.
+    let other = if !is_check && !path.starts_with(HEALTH) {
+        Status::unimplemented("no such method").into_http()
+    } else if !is_grpc(request.headers()) {
+        // gRPC over HTTP/2, "Requests": what is not gRPC is answered 415.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Ok(response);
-    }
-    if request.method() != Method::POST {
-        return Ok(Status::unimplemented("gRPC calls are POST").into_http());
-    }
-    if is_check {
-        return Ok(calls.service.call(request, calls.caller.clone()).await);
-    }
-    // Boxed, so that the rare question does not make the future of every check larger.
-    Box::pin(calls.health.clone().call(request)).await
+        response
+    } else if request.method() != Method::POST {
+        Status::unimplemented("gRPC calls are POST").into_http()
+    } else if is_check {
+        let answer = calls.service.call(request, calls.caller.clone()).await;
+        return Ok(answer.map(Either::Left));
+    } else {
+        // Boxed, so that the rare question does not make the future of every check larger.
+        Box::pin(calls.health.clone().call(request)).await?
+    };
+    Ok(other.map(Either::Right))
 }
 
 /// Says whether the content type is gRPC with protobuf; `application/grpc-web` and others are not.

@@ -2,7 +2,7 @@
 
 mod tls;
 
-use std::{net::SocketAddr, path::Path, sync::atomic::AtomicU64};
+use std::{net::SocketAddr, path::Path};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -31,6 +31,8 @@ struct StandIn {
 }
 
 impl CheckService for StandIn {
+    type Body = Body;
+
     async fn call(&self, request: Request<Incoming>, caller: Option<Arc<str>>) -> Response<Body> {
         match request.headers().get("x-do").map(http::HeaderValue::as_bytes) {
             Some(b"panic") => panic!("asked to"),
@@ -50,11 +52,59 @@ impl CheckService for StandIn {
     }
 }
 
+/// Counts.
+#[derive(Debug, Default)]
+struct Counts {
+    open: Arc<AtomicU64>,
+    refused: [AtomicU64; 4],
+}
+
+struct Open(Arc<AtomicU64>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl ConnectionObserver for Counts {
+    fn opened(&self) -> Box<dyn Send> {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Box::new(Open(Arc::clone(&self.open)))
+    }
+
+    fn refused(&self, cause: Refused) {
+        self.of(cause).fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Counts {
+    fn of(&self, cause: Refused) -> &AtomicU64 {
+        match cause {
+            Refused::Caller => &self.refused[0],
+            Refused::Limit => &self.refused[1],
+            Refused::Preface => &self.refused[2],
+            Refused::Tls => &self.refused[3],
+        }
+    }
+}
+
+/// Waits for a count, as a client can see a connection's end before it is counted.
+async fn assert_count(counter: &AtomicU64, expected: u64) {
+    let reached = async {
+        while counter.load(Ordering::SeqCst) != expected {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), reached).await.expect("counted");
+}
+
 /// A server under test.
 struct Under {
     server: Server,
     service: StandIn,
     lifecycle: Lifecycle,
+    counts: Arc<Counts>,
 }
 
 fn settings() -> GrpcSettings {
@@ -64,7 +114,10 @@ fn settings() -> GrpcSettings {
 async fn start(settings: GrpcSettings, tls: Option<Arc<Tls>>) -> Under {
     let service = StandIn::default();
     let lifecycle = Lifecycle::starting().await;
+    let counts = Arc::new(Counts::default());
+    let observer = Arc::clone(&counts);
     let parts = Parts {
+        observer,
         service: service.clone(),
         lifecycle: lifecycle.clone(),
         tls,
@@ -73,7 +126,7 @@ async fn start(settings: GrpcSettings, tls: Option<Arc<Tls>>) -> Under {
         workers: Some(1),
     };
     let server = Server::start(&settings, parts, &Handle::current()).unwrap();
-    Under { server, service, lifecycle }
+    Under { server, service, lifecycle, counts }
 }
 
 impl Under {
@@ -88,16 +141,8 @@ impl Under {
         client(TcpStream::connect(self.address()).await.unwrap()).await
     }
 
-    /// Waits for the count, as a client can see a connection's end before it is counted.
-    async fn assert_count(&self, of: fn(&ConnectionCounts) -> &AtomicU64, expected: u64) {
-        let count = || of(self.server.counts()).load(Ordering::SeqCst);
-        let reached = async {
-            while count() < expected {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(Duration::from_secs(60), reached).await.expect("counted");
-        assert_eq!(count(), expected);
+    async fn assert_refused(&self, cause: Refused, expected: u64) {
+        assert_count(self.counts.of(cause), expected).await;
     }
 }
 
@@ -241,7 +286,7 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
     first.check("").await.unwrap();
     let mut second = TcpStream::connect(under.address()).await.unwrap();
     assert_eq!(second.read(&mut [0; 1]).await.unwrap(), 0);
-    under.assert_count(|counts| &counts.over_limit, 1).await;
+    under.assert_refused(Refused::Limit, 1).await;
     first.check("").await.unwrap();
 }
 
@@ -254,7 +299,7 @@ async fn other_protocols_are_closed() {
         .unwrap();
     // Closed with bytes unread, so as an end or as a reset.
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
-    under.assert_count(|counts| &counts.no_preface, 1).await;
+    under.assert_refused(Refused::Preface, 1).await;
 }
 
 #[tokio::test]
@@ -284,6 +329,7 @@ async fn plaintext_that_others_can_reach_needs_to_be_allowed() {
     let listen = vec![Endpoint::Tcp(([0, 0, 0, 0], 0).into())];
     let parts = Parts {
         service: StandIn::default(),
+        observer: Arc::new(Counts::default()),
         lifecycle: Lifecycle::starting().await,
         tls: None,
         clock: Arc::new(SystemClock),
@@ -312,7 +358,7 @@ async fn old_connection_ends_after_its_calls() {
     let (answer, client) = held.await.unwrap();
     answer.unwrap();
     client.connection.await.unwrap().unwrap();
-    under.assert_count(|counts| &counts.cut_off, 0).await;
+    assert_count(&under.server.cut_off, 0).await;
 }
 
 #[tokio::test]

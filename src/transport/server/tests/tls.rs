@@ -143,7 +143,7 @@ async fn callers_whom_nobody_listed_are_refused_and_counted() {
     for (number, names) in (1_u64..).zip(refused) {
         let pair = sign(&pki.authority, names);
         pki.assert_refused(&under, Some(&pair)).await;
-        under.assert_count(|counts| &counts.caller_refused, number).await;
+        under.assert_refused(Refused::Caller, number).await;
     }
 }
 
@@ -152,11 +152,11 @@ async fn callers_without_a_certificate_of_the_authority_fail_the_handshake() {
     let pki = Pki::new();
     let under = pki.start().await;
     pki.assert_refused(&under, None).await;
-    under.assert_count(|counts| &counts.handshake_failed, 1).await;
+    under.assert_refused(Refused::Tls, 1).await;
     let stranger = sign(&authority(), vec![uri(GATEWAY)]);
     pki.assert_refused(&under, Some(&stranger)).await;
-    under.assert_count(|counts| &counts.handshake_failed, 2).await;
-    under.assert_count(|counts| &counts.caller_refused, 0).await;
+    under.assert_refused(Refused::Tls, 2).await;
+    under.assert_refused(Refused::Caller, 0).await;
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn plaintext_to_a_tls_listener_fails_the_handshake() {
     let pki = Pki::new();
     let under = pki.start().await;
     under.connect().await.check("").await.unwrap_err();
-    under.assert_count(|counts| &counts.handshake_failed, 1).await;
+    under.assert_refused(Refused::Tls, 1).await;
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn caller_of_a_replaced_authority_is_refused() {
     fs::write(pki.path("ca.pem"), authority().pem()).unwrap();
     assert_eq!(tls.refresh().unwrap(), Refreshed::Replaced);
     pki.assert_refused(&under, Some(&sign(&pki.authority, vec![uri(GATEWAY)]))).await;
-    under.assert_count(|counts| &counts.handshake_failed, 1).await;
+    under.assert_refused(Refused::Tls, 1).await;
 }
 
 #[test]
