@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     clock::SharedClock,
     config::{DrainSettings, Endpoint, Settings},
+    snapshot::Generation,
     transport::{
         admin::{AdminPages, HttpServer, MetricsPages, Readiness, Text},
         server::{
@@ -30,8 +31,8 @@ pub struct Services<S> {
     pub callers: CallerRule,
     /// Is told what happens to connections.
     pub connections: Arc<dyn ConnectionObserver>,
-    /// Says whether a policy set is live. Never false again once true.
-    pub loaded: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Tells the generation that is live. Never `None` again once one was.
+    pub live: Live,
     /// Loads the policies again, soon; what SIGHUP asks for. Must not block.
     pub reload: Arc<dyn Fn() + Send + Sync>,
     /// The metrics, in Prometheus's text format.
@@ -43,6 +44,9 @@ pub struct Services<S> {
     /// The time.
     pub clock: SharedClock,
 }
+
+/// Tells the generation that is live.
+pub type Live = Arc<dyn Fn() -> Option<Generation> + Send + Sync>;
 
 /// A running symbolon. Dropping it stops it at once.
 pub struct RunningApp {
@@ -90,10 +94,10 @@ impl RunningApp {
             None => None,
         };
         let mut tasks = Tasks::default();
-        if (services.loaded)() {
+        if (services.live)().is_some() {
             lifecycle.loaded().await;
         } else {
-            let first = first_load(services.loaded, lifecycle.clone());
+            let first = first_load(services.live, lifecycle.clone());
             tasks.0.push(background.spawn(first));
         }
         let (metrics, admin) = pages(
@@ -276,9 +280,9 @@ fn pages(
 }
 
 /// Reports the first load, however it comes about.
-async fn first_load(loaded: Arc<dyn Fn() -> bool + Send + Sync>, lifecycle: Lifecycle) {
+async fn first_load(live: Live, lifecycle: Lifecycle) {
     let mut ticks = interval(FIRST_LOAD_POLL);
-    while !loaded() {
+    while live().is_none() {
         ticks.tick().await;
     }
     lifecycle.loaded().await;

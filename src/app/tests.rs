@@ -14,7 +14,10 @@ use tokio::net::TcpStream;
 use tonic::body::Body;
 
 use super::*;
-use crate::{clock::SystemClock, transport::server::Refused};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    transport::server::Refused,
+};
 
 /// Answers all.
 #[derive(Clone, Debug)]
@@ -50,13 +53,18 @@ fn settings() -> Settings {
     settings
 }
 
+fn generation() -> Generation {
+    let loaded = SystemClock.now();
+    Generation { number: 1, hash: "00".into(), commit: None, loaded }
+}
+
 fn services(loaded: &Arc<AtomicBool>, reloads: &Arc<AtomicU64>) -> Services<StandIn> {
     let (loaded, reloads) = (Arc::clone(loaded), Arc::clone(reloads));
     Services {
         checks: StandIn,
         callers: Arc::new(|_| false),
         connections: Arc::new(Unobserved),
-        loaded: Arc::new(move || loaded.load(Ordering::SeqCst)),
+        live: Arc::new(move || loaded.load(Ordering::SeqCst).then(generation)),
         reload: Arc::new(move || {
             reloads.fetch_add(1, Ordering::SeqCst);
         }),
@@ -168,4 +176,45 @@ async fn admin_listener_that_others_can_reach_does_not_start() {
     let services = services(&Arc::default(), &Arc::default());
     let error = RunningApp::start(&settings, services, &Handle::current()).await.unwrap_err();
     assert_eq!(error.to_string(), "`admin.listen` is to be a loopback address or a Unix socket");
+}
+
+fn send(signal: &str) {
+    let kill = format!("kill -{signal} {}", std::process::id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time");
+}
+
+/// One test, as signals reach all who listen for them in a process.
+#[tokio::test]
+async fn signals_reload_drain_and_end_at_once() {
+    let (loaded, reloads) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
+    for (grace, second, code) in [
+        (Duration::ZERO, false, ExitCode::SUCCESS),
+        (Duration::from_secs(3600), true, ExitCode::FAILURE),
+    ] {
+        let mut settings = settings();
+        settings.drain.grace = grace;
+        let services = services(&loaded, &reloads);
+        let app = RunningApp::start(&settings, services, &Handle::current()).await.unwrap();
+        let lifecycle = app.lifecycle().clone();
+        let before = reloads.load(Ordering::SeqCst);
+        let steering = tokio::spawn(Signals::take().unwrap().steer(app));
+        send("HUP");
+        until(|| reloads.load(Ordering::SeqCst) > before).await;
+        send("TERM");
+        until(|| lifecycle.is_draining()).await;
+        if second {
+            assert!(!steering.is_finished());
+            send("INT");
+        }
+        assert_eq!(format!("{:?}", steering.await.unwrap()), format!("{code:?}"));
+    }
 }

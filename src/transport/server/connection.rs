@@ -152,13 +152,13 @@ where
 {
     let mut closing = shared.closing.clone();
     let io = tokio::select! {
-        io = timeout(PREFACE_TIMEOUT, Prefaced::read(io)) => match io {
-            Ok(Ok(io)) => io,
-            Ok(Err(_)) | Err(_) => {
+        io = timeout(PREFACE_TIMEOUT, Prefaced::read(io)) => {
+            let Ok(Ok(io)) = io else {
                 shared.observer.refused(Refused::Preface);
                 return Ok(());
-            }
-        },
+            };
+            io
+        }
         _ = closing.wait_for(Option::is_some) => return Ok(()),
     };
     let _open = shared.observer.opened();

@@ -312,6 +312,31 @@ async fn panic_ends_its_call_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn open_connections_are_counted_until_they_end() {
+    let under = start(settings(), None).await;
+    let mut client = under.connect().await;
+    client.check("").await.unwrap();
+    assert_count(&under.counts.open, 1).await;
+    drop(client);
+    assert_count(&under.counts.open, 0).await;
+}
+
+#[tokio::test]
+async fn close_ends_health_watches() {
+    let under = start(settings(), None).await;
+    let mut client = under.connect().await;
+    let request = Request::post("http://symbolon/grpc.health.v1.Health/Watch")
+        .header("content-type", "application/grpc")
+        .body(Full::from(vec![0; 5]))
+        .unwrap();
+    let watching = client.send.send_request(request).await.unwrap();
+    let mut body = watching.into_body();
+    assert!(body.frame().await.unwrap().unwrap().is_data(), "the status now");
+    assert!(under.server.close(Duration::from_secs(60)).await);
+    assert!(body.frame().await.unwrap().unwrap().is_trailers(), "the end");
+}
+
+#[tokio::test]
 async fn unix_socket_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("grpc.sock");
