@@ -31,7 +31,7 @@ use tokio::{
 };
 
 pub use self::{
-    caller::{Caller, CallerError, CallerRule},
+    caller::{CallerError, CallerRule},
     connection::{ConnectionObserver, Refused},
     dispatch::CheckService,
     health::Lifecycle,
@@ -87,6 +87,9 @@ pub enum StartError {
         Shown(.0)
     )]
     Plaintext(Endpoint),
+    /// `grpc.listen` is empty.
+    #[error("`grpc.listen` names no endpoint")]
+    Nowhere,
     /// `grpc.maxConnections` is 0 or beyond what can be counted.
     #[error("`grpc.maxConnections` is to be from 1 to {}", Semaphore::MAX_PERMITS.min(MAX_COUNT))]
     MaxConnections,
@@ -182,6 +185,9 @@ impl<S> fmt::Debug for Parts<S> {
 /// Binds all endpoints or none.
 fn bind(settings: &GrpcSettings, tls: bool) -> Result<Vec<Listener>, StartError> {
     let exposed = |endpoint: &&Endpoint| !tls && !settings.allow_plaintext && !endpoint.is_local();
+    if settings.listen.is_empty() {
+        return Err(StartError::Nowhere);
+    }
     if let Some(endpoint) = settings.listen.iter().find(exposed) {
         return Err(StartError::Plaintext(endpoint.clone()));
     }

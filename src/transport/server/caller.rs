@@ -1,6 +1,6 @@
 //! Which Envoy asks: the caller, by its own TLS certificate.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
@@ -12,13 +12,13 @@ use crate::{
 /// Says which callers may ask, by SPIFFE ID.
 pub type CallerRule = Arc<dyn Fn(SpiffeId<'_>) -> bool + Send + Sync>;
 
-/// An Envoy that proved who it is.
+/// An Envoy that proved that it holds its certificate's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// Its SPIFFE ID.
-    pub id: Arc<str>,
+pub(super) struct Caller {
+    /// Its SPIFFE ID; `None` for a certificate without a name in the form of a URI, where no rule asks for one.
+    pub(super) id: Option<Arc<str>>,
     /// The last second of its certificate's validity (RFC 5280 §4.1.2.5): a connection must not outlive it.
-    pub until: UnixTime,
+    pub(super) until: UnixTime,
 }
 
 /// Why a caller is not served.
@@ -41,13 +41,14 @@ pub enum CallerError {
     NotAllowed(Arc<str>),
 }
 
-/// Names the caller whose certificate is `der` and says whether `rule` allows it.
+/// Names the caller whose certificate is `der` and says whether `rule` allows it; without a rule, whoever the
+/// authorities vouch for may ask.
 ///
 /// Does **not** verify the chain, validity or purpose: the TLS handshake did.
 ///
 /// # Errors
 /// As [`CallerError`] says.
-pub(super) fn admit(der: &[u8], rule: &CallerRule) -> Result<Caller, CallerError> {
+pub(super) fn admit(der: &[u8], rule: Option<&CallerRule>) -> Result<Caller, CallerError> {
     let (rest, certificate) =
         X509Certificate::from_der(der).map_err(|_cause| CallerError::Malformed)?;
     if !rest.is_empty() {
@@ -56,30 +57,33 @@ pub(super) fn admit(der: &[u8], rule: &CallerRule) -> Result<Caller, CallerError
     if certificate.is_ca() {
         return Err(CallerError::Authority);
     }
-    let names = certificate.subject_alternative_name().map_err(|_cause| CallerError::Malformed)?;
-    let uris: Vec<&str> = names
-        .iter()
-        .flat_map(|names| &names.value.general_names)
-        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
-        .collect();
-    let [uri] = uris.as_slice() else { return Err(CallerError::Names(uris.len())) };
-    let id = SpiffeId::parse(uri)?;
-    if !rule(id) {
-        return Err(CallerError::NotAllowed(id.as_str().into()));
-    }
     let until = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(Caller { id: id.as_str().into(), until: UnixTime::from_secs(until) })
+    let until = UnixTime::from_secs(until);
+    let id = match (uris(&certificate)?.as_slice(), rule) {
+        ([uri], rule) => {
+            let id = SpiffeId::parse(uri)?;
+            if rule.is_some_and(|rule| !rule(id)) {
+                return Err(CallerError::NotAllowed(id.as_str().into()));
+            }
+            Some(id.as_str().into())
+        }
+        ([], None) => None,
+        (uris, _) => return Err(CallerError::Names(uris.len())),
+    };
+    Ok(Caller { id, until })
+}
+
+fn uris<'c>(certificate: &'c X509Certificate<'_>) -> Result<Vec<&'c str>, CallerError> {
+    let names = certificate.subject_alternative_name().map_err(|_cause| CallerError::Malformed)?;
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    Ok(names
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+        .collect())
 }
 
 impl Caller {
     /// Returns how long its certificate still holds.
     pub(super) fn remaining(&self, now: UnixTime) -> Duration {
         self.until.saturating_since(now)
-    }
-}
-
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.id)
     }
 }

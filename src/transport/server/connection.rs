@@ -132,10 +132,12 @@ async fn serve_tcp<S: CheckService>(
             return Ok(());
         }
     };
-    let Some(rule) = tls.rule() else { return serve_http2(stream, None, shared).await };
+    if !tls.asks_callers() {
+        return serve_http2(stream, None, shared).await;
+    }
     // The verifier lets nobody pass without a certificate; if it did, its absence would be malformed.
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    match caller::admit(leaf.map_or(&[], |leaf| leaf.as_ref()), rule) {
+    match caller::admit(leaf.map_or(&[], |leaf| leaf.as_ref()), tls.rule()) {
         Ok(caller) => serve_http2(stream, Some(caller), shared).await,
         Err(error) => {
             shared.observer.refused(Refused::Caller);
@@ -166,7 +168,7 @@ where
     let calls = Arc::new(Calls {
         service: shared.service.clone(),
         health: shared.health.clone(),
-        caller: caller.map(|caller| caller.id),
+        caller: caller.and_then(|caller| caller.id),
     });
     let connection = shared.http2.serve_connection(
         TokioIo::new(io),
@@ -227,8 +229,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Many times the bound of a check: what is then still open hangs.
 const AGE_GRACE: Duration = Duration::from_secs(10);
 
-/// The headers of the RPC itself (not of the checked request) are a dozen short ones.
-const MAX_HEADER_LIST: u32 = 16 << 10;
+/// The headers of the RPC itself (not of the checked request) are a dozen short ones. But Envoy can be told
+/// to copy the request's own into them, and a refusal here is an RPC error, which may be an allow: so there
+/// is room for all that Envoy takes from a client by default (60 KiB).
+const MAX_HEADER_LIST: u32 = 96 << 10;
 
 /// RFC 9113's initial value: larger frames would let one message hold up the others.
 const MAX_FRAME: u32 = 16 << 10;

@@ -112,6 +112,10 @@ fn settings() -> GrpcSettings {
 }
 
 async fn start(settings: GrpcSettings, tls: Option<Arc<Tls>>) -> Under {
+    start_at(settings, tls, Arc::new(SystemClock)).await
+}
+
+async fn start_at(settings: GrpcSettings, tls: Option<Arc<Tls>>, clock: SharedClock) -> Under {
     let service = StandIn::default();
     let lifecycle = Lifecycle::starting().await;
     let counts = Arc::new(Counts::default());
@@ -121,7 +125,7 @@ async fn start(settings: GrpcSettings, tls: Option<Arc<Tls>>) -> Under {
         service: service.clone(),
         lifecycle: lifecycle.clone(),
         tls,
-        clock: Arc::new(SystemClock),
+        clock,
         // One, so that a panic would be seen by all connections that follow.
         workers: Some(1),
     };

@@ -22,7 +22,7 @@ use crate::config::TlsSettings;
 /// Our certificate, key and client authorities: as last read without a mistake.
 pub struct Tls {
     settings: TlsSettings,
-    /// Whom to admit; `None` where callers are not asked for a certificate.
+    /// Whom to admit; `None`: whoever the authorities vouch for.
     rule: Option<CallerRule>,
     current: ArcSwap<ServerConfig>,
     /// What was last read, good or bad: a bad pair is reported once, not at every look.
@@ -88,7 +88,7 @@ pub enum TlsError {
 type Seen = [u8; 32];
 
 impl Tls {
-    /// Reads the files. `rule` decides on callers where `clientCaFile` is set.
+    /// Reads the files. `rule` decides on callers where `allowedCallers` is not empty.
     ///
     /// # Errors
     /// As [`TlsError`] says.
@@ -99,7 +99,7 @@ impl Tls {
         let files = Files::read(&settings)?;
         let config = files.configure(&settings)?;
         Ok(Self {
-            rule: settings.client_ca_file.is_some().then_some(rule),
+            rule: (!settings.allowed_callers.is_empty()).then_some(rule),
             current: ArcSwap::from_pointee(config),
             seen: Mutex::new(files.seen()),
             settings,
@@ -133,7 +133,12 @@ impl Tls {
         self.current.load_full()
     }
 
-    /// Returns whom to admit, `None` where callers are not asked for a certificate.
+    /// Returns whether callers are asked for a certificate, without which the handshake fails.
+    pub(super) const fn asks_callers(&self) -> bool {
+        self.settings.client_ca_file.is_some()
+    }
+
+    /// Returns whom to admit, `None`: whoever the authorities vouch for.
     pub(super) const fn rule(&self) -> Option<&CallerRule> {
         self.rule.as_ref()
     }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::config::TlsSettings;
+use crate::{clock::ManualClock, config::TlsSettings};
 
 const GATEWAY: &str = "spiffe://prod.example/ns/istio/sa/gateway";
 
@@ -145,6 +145,33 @@ async fn callers_whom_nobody_listed_are_refused_and_counted() {
         pki.assert_refused(&under, Some(&pair)).await;
         under.assert_refused(Refused::Caller, number).await;
     }
+}
+
+#[tokio::test]
+async fn without_a_list_the_authority_alone_admits() {
+    let pki = Pki::new();
+    let settings = TlsSettings { allowed_callers: Vec::new(), ..pki.settings() };
+    let tls = Arc::new(Tls::load(settings, Arc::new(|_| false)).unwrap());
+    let under = start(self::settings(), Some(tls)).await;
+    let dns = SanType::DnsName("gateway.example".try_into().unwrap());
+    for (names, caller) in [(vec![uri(GATEWAY)], GATEWAY), (vec![dns], "nobody")] {
+        let pair = sign(&pki.authority, names);
+        let (mut client, _) = pki.connect(&under, Some(&pair)).await.unwrap();
+        assert_eq!(client.check("").await.unwrap().header("x-caller"), caller);
+    }
+    pki.assert_refused(&under, None).await;
+    under.assert_refused(Refused::Tls, 1).await;
+}
+
+#[tokio::test]
+async fn connection_ends_with_its_callers_certificate() {
+    let pki = Pki::new();
+    let gateway = sign(&pki.authority, vec![uri(GATEWAY)]);
+    // Our clock stands long after the certificate's end; the handshake goes by the system's.
+    let clock = Arc::new(ManualClock::at(1 << 40));
+    let under = start_at(settings(), Some(pki.tls()), clock).await;
+    let (client, _) = pki.connect(&under, Some(&gateway)).await.unwrap();
+    timeout(Duration::from_secs(60), client.connection).await.expect("ended").unwrap().unwrap();
 }
 
 #[tokio::test]
