@@ -1,10 +1,33 @@
-//! symbolon: an external authorizer for Envoy and Istio.
+//! symbolon: an external authorizer for Envoy and Istio (`envoy.service.auth.v3.Authorization`).
 //!
-//! The way of one check, left to right, is the map of this crate:
+//! A *symbolon* was a token broken in two: its bearer was believed when the halves fitted. For every call
+//! in a mesh, the access token and the caller's certificate must fit, and a policy must allow the pair.
+//!
+//! # The way of one check
 //!
 //! ```text
-//! transport → evidence → credential → policy → response → telemetry
+//! CheckRequest ─► evidence ─► credential ─► policy ─► response ─► CheckResponse
+//!  (transport)     what the     what of it     allow or   the only place     + decision record
+//!                  request      is proven      deny, and  that builds a        + metrics
+//!                  carried                     why        CheckResponse
+//!                                  ▲              ▲
+//!                         trust ───┘   snapshot ──┘
 //! ```
+//!
+//! 1. [`transport`] receives the RPC, loads the one [`snapshot`] of this check, runs the pipeline and always
+//!    answers RPC OK with a decision: Envoy may take an RPC error for an allow.
+//! 2. [`evidence`] reads what the request carried, strictly and under bounds, and believes none of it.
+//! 3. [`policy`] finds the candidate rules and says what they need; nothing else is verified.
+//! 4. [`credential`] verifies that against [`trust`]: the peer, the token and the bond between them. A bad
+//!    token is a fact for the rules, not the end of the check.
+//! 5. [`policy`] decides: pure, without clock or I/O. An allow carries a permit that only it can make.
+//! 6. [`response`] builds the answer; an allowing one needs the permit.
+//! 7. [`telemetry`] counts the decision once and writes one decision record.
+//!
+//! What is cached is verified claims and parsed certificates, never a decision or a binding.
+//!
+//! Checks run on one current-thread runtime per core (`transport::server`); fetching, reloading and
+//! administration on a background runtime of their own. [`app`] puts it together; [`cli`] is the outside.
 
 pub mod app;
 pub mod cli;

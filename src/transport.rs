@@ -1,5 +1,304 @@
 //! The Authorization service: receives a check, runs the pipeline, always answers with a decision.
+//!
+//! Whatever happens to a check — a message that is too large or cannot be read, too many at once, a
+//! deadline that passes, a panic, no policy — is a denial in an RPC that succeeded: a failed RPC may be an
+//! allow, by how Envoy is configured.
 
 pub mod admin;
 pub mod server;
+pub mod unary;
 pub mod wire;
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::poll_immediate};
+use http::{Request, Response};
+use http_body::Body;
+use prost::Message;
+
+use crate::{
+    clock::{SharedClock, UnixTime},
+    config::CheckSettings,
+    credential::{self, Principal, Verified, cache::TokenCache},
+    evidence::{Evidence, certificate::CertificateCache},
+    identity::SpiffeId,
+    policy::Decision,
+    reason::Reason,
+    response::{self, Answer, Label, Refusal},
+    snapshot::{Snapshot, SnapshotStore},
+    telemetry::{decision_id::DecisionId, metrics::Metrics, record, sink::RecordQueue},
+    transport::{
+        unary::{UnaryBody, UnaryError},
+        wire::{CheckRequest, CheckResponse},
+    },
+};
+
+/// `envoy.service.auth.v3.Authorization`, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AuthorizationService(Arc<Context>);
+
+/// What every check uses.
+#[derive(Debug)]
+pub struct Context {
+    /// The live policies and trust.
+    pub snapshots: Arc<SnapshotStore>,
+    /// The time.
+    pub clock: SharedClock,
+    /// Certificates parsed before.
+    pub certificates: Arc<CertificateCache>,
+    /// Tokens verified before.
+    pub tokens: Arc<TokenCache>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where decision records go.
+    pub records: Arc<RecordQueue>,
+    /// Bounds.
+    pub bounds: CheckSettings,
+    /// The largest message that is read, in bytes.
+    pub max_message_bytes: usize,
+    /// The path whose check panics on purpose, for a drill that shows a panic to be a denial.
+    pub panic_path: Option<String>,
+    /// Checks being answered.
+    pub in_flight: AtomicUsize,
+}
+
+impl AuthorizationService {
+    /// Creates the service.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self(context)
+    }
+
+    /// Answers one `Check` RPC. `caller` is the SPIFFE ID of the Envoy that asks, where it authenticated
+    /// itself with one.
+    pub async fn call<B>(&self, request: Request<B>, caller: Option<Arc<str>>) -> Response<UnaryBody>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let arrived = Instant::now();
+        let context = &*self.0;
+        let _in_flight = InFlight::enter(&context.in_flight);
+        let limit = context.bounds.timeout_under(unary::grpc_timeout(request.headers()));
+        let check = Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
+        if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
+            return unary::respond(&check.refuse(Reason::Overloaded));
+        }
+        let answered = AssertUnwindSafe(check.answer(request.into_body())).catch_unwind();
+        let response = match within(limit, answered).await {
+            Some(Ok(response)) => response,
+            Some(Err(_panic)) => check.refuse_after_panic(),
+            None => check.refuse(Reason::DeadlineExceeded),
+        };
+        unary::respond(&response)
+    }
+}
+
+/// Runs `future` for at most `limit`; `None` if it took longer. A future that is ready at once, as nearly
+/// every check is, pays for no timer and is answered however little time was left.
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    match poll_immediate(&mut future).await {
+        Some(output) => Some(output),
+        None => tokio::time::timeout(limit, future).await.ok(),
+    }
+}
+
+impl CheckSettings {
+    /// Returns how long a check may take: the lesser of our own bound and Envoy's deadline less a margin.
+    fn timeout_under(&self, deadline: Option<Duration>) -> Duration {
+        deadline.map_or(self.timeout, |deadline| {
+            self.timeout.min(deadline.saturating_sub(self.deadline_margin))
+        })
+    }
+}
+
+/// One check on its way.
+struct Check<'c> {
+    context: &'c Context,
+    id: DecisionId,
+    arrived: Instant,
+    caller: Option<&'c str>,
+}
+
+/// What is known of a check when it is recorded.
+#[derive(Clone, Copy, Default)]
+struct Facts<'a> {
+    snapshot: Option<&'a Snapshot>,
+    evidence: Option<&'a Evidence<'a>>,
+    principal: Option<&'a Principal<'a>>,
+}
+
+impl Check<'_> {
+    async fn answer<B>(&self, body: B) -> CheckResponse
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let message = match unary::read_message(body, self.context.max_message_bytes).await {
+            Ok(message) => message,
+            Err(error) => return self.refuse(error.into()),
+        };
+        let Ok(request) = CheckRequest::decode(message) else {
+            return self.refuse(Reason::MalformedCheck);
+        };
+        // INVARIANT (one snapshot per check): loaded once, here.
+        let snapshot = self.context.snapshots.load();
+        let Some(snapshot) = snapshot.as_deref() else {
+            return self.refuse(Reason::NoPolicyLoaded);
+        };
+        self.decide(&request, snapshot).await
+    }
+
+    async fn decide(&self, request: &CheckRequest, snapshot: &Snapshot) -> CheckResponse {
+        let now = self.context.clock.now();
+        let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
+        let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
+        let sources = snapshot.trust.peer_sources.unwrap_or_default();
+        let evidence =
+            match Evidence::read(request, sources, caller, &self.context.certificates) {
+                Ok(evidence) => evidence,
+                Err(error) => {
+                    return self.finish(now, &Answer::Deny(Refusal::without_rule(error.into())), facts);
+                }
+            };
+        self.drill(&evidence);
+        let candidates = snapshot.policies.candidates(&evidence);
+        let principal = self.verify(&evidence, candidates.needs(), snapshot, now).await;
+        let decision = snapshot.policies.decide(&candidates, &evidence, &principal, &mut ());
+        let answer = match decision {
+            Decision::Allow(permit) => match permit.upstream(&evidence, &principal, &self.id) {
+                Ok(changes) => Answer::Allow(permit, changes),
+                Err(_) => Answer::Deny(Refusal {
+                    reason: Reason::UpstreamHeaderInvalid,
+                    rule: Some(permit.rule().id()),
+                    scopes: "",
+                    grpc: is_grpc(&evidence),
+                }),
+            },
+            Decision::Deny(denial) => Answer::Deny(Refusal {
+                reason: denial.reason,
+                rule: denial.rule.map(|rule| rule.id()),
+                scopes: denial.scopes(),
+                grpc: is_grpc(&evidence),
+            }),
+        };
+        let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
+        self.finish(now, &answer, facts)
+    }
+
+    /// Verifies what the candidate rules need; where a token names a key that its issuer's set does not
+    /// have, waits for one refetch and looks again.
+    async fn verify<'e>(
+        &self,
+        evidence: &'e Evidence<'e>,
+        needs: crate::policy::Needs,
+        snapshot: &Snapshot,
+        now: UnixTime,
+    ) -> Principal<'e> {
+        let tokens = &self.context.tokens;
+        match credential::verify(evidence, needs, &snapshot.trust, tokens, now) {
+            Verified::Settled(principal) => principal,
+            Verified::KeyMissing(missing) => {
+                missing.refetch.await;
+                credential::verify_again(evidence, needs, &snapshot.trust, tokens, now)
+            }
+        }
+    }
+
+    /// Panics where the operator asked for a drill on this path.
+    fn drill(&self, evidence: &Evidence<'_>) {
+        let Some(drilled) = &self.context.panic_path else { return };
+        let drilled = evidence.http().is_some_and(|http| http.path.canonical == drilled.as_str());
+        #[expect(clippy::panic, reason = "the drill is a panic")]
+        if drilled {
+            panic!("drill: a check panics on purpose");
+        }
+    }
+
+    /// Denies a check before anything of it is known.
+    fn refuse(&self, reason: Reason) -> CheckResponse {
+        let answer = Answer::Deny(Refusal::without_rule(reason));
+        self.finish(self.context.clock.now(), &answer, Facts::default())
+    }
+
+    /// Denies a check that panicked. Where recording it panics too, nothing but the denial is left to do.
+    fn refuse_after_panic(&self) -> CheckResponse {
+        self.context.metrics.panicked();
+        let refuse = AssertUnwindSafe(|| self.refuse(Reason::InternalError));
+        std::panic::catch_unwind(refuse).unwrap_or_else(|_panic| {
+            let label = Label { id: &self.id, generation: None, principal: None };
+            response::build(&Answer::Deny(Refusal::without_rule(Reason::InternalError)), label)
+        })
+    }
+
+    /// Records, counts and builds the response: each check comes here exactly once.
+    fn finish(&self, now: UnixTime, answer: &Answer<'_>, facts: Facts<'_>) -> CheckResponse {
+        let elapsed = self.arrived.elapsed();
+        let recorded = self.context.records.push(&self.record(now, elapsed, answer, facts));
+        let unrecorded = Answer::Deny(Refusal::without_rule(Reason::RecordUnavailable));
+        let answer = if recorded.is_ok() { answer } else { &unrecorded };
+        self.context.metrics.check(answer.reason(), elapsed);
+        let label = Label {
+            id: &self.id,
+            generation: facts.snapshot.map(|snapshot| &snapshot.generation),
+            principal: facts.principal.and_then(Principal::spiffe).map(SpiffeId::as_str),
+        };
+        response::build(answer, label)
+    }
+
+    fn record<'a>(
+        &'a self,
+        now: UnixTime,
+        elapsed: Duration,
+        answer: &'a Answer<'_>,
+        facts: Facts<'a>,
+    ) -> record::DecisionRecord<'a> {
+        record::DecisionRecord::new(record::Facts {
+            now,
+            elapsed,
+            id: &self.id,
+            caller: self.caller,
+            reason: answer.reason(),
+            rule: answer.rule(),
+            generation: facts.snapshot.map(|snapshot| &snapshot.generation),
+            evidence: facts.evidence,
+            principal: facts.principal,
+        })
+    }
+}
+
+fn is_grpc(evidence: &Evidence<'_>) -> bool {
+    evidence.http().is_some_and(|http| http.grpc)
+}
+
+impl From<UnaryError> for Reason {
+    fn from(error: UnaryError) -> Self {
+        match error {
+            UnaryError::TooLarge => Self::CheckTooLarge,
+            UnaryError::Framing | UnaryError::Stream => Self::MalformedCheck,
+        }
+    }
+}
+
+/// Counts a check while it lives.
+struct InFlight<'c>(&'c AtomicUsize);
+
+impl<'c> InFlight<'c> {
+    fn enter(count: &'c AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
