@@ -22,6 +22,7 @@ pub struct Issuer {
     /// As declared.
     pub document: IssuerDocument,
     name: Arc<str>,
+    identifier: Arc<str>,
     store: Arc<KeyStore>,
     /// `None` where the keys came with the policy directory.
     refresher: Option<Refresher>,
@@ -45,22 +46,18 @@ impl Issuer {
     pub fn with_keys(document: IssuerDocument, keys: KeySet) -> Self {
         let store = KeyStore::default();
         store.install(keys, UnixTime::from_secs(0));
-        Self {
-            name: document.name.value.as_str().into(),
-            document,
-            store: store.into(),
-            refresher: None,
-        }
+        Self::new(document, Arc::new(store), None)
     }
 
-    /// Creates an issuer whose keys `refresher` puts into `store`.
-    pub(super) fn refreshed(
+    /// Creates an issuer whose keys `refresher` puts into `store`; `None`: nobody does any more.
+    pub(super) fn new(
         document: IssuerDocument,
         store: Arc<KeyStore>,
-        refresher: Refresher,
+        refresher: Option<Refresher>,
     ) -> Self {
         let name = document.name.value.as_str().into();
-        Self { document, name, store, refresher: Some(refresher) }
+        let identifier = document.issuer.value.as_str().into();
+        Self { document, name, identifier, store, refresher }
     }
 
     /// Returns `metadata.name`.
@@ -72,7 +69,13 @@ impl Issuer {
     /// Returns the issuer identifier, which tokens name as `iss`.
     #[must_use]
     pub fn identifier(&self) -> &str {
-        &self.document.issuer.value
+        &self.identifier
+    }
+
+    /// Returns the issuer identifier for keeping without a copy.
+    #[must_use]
+    pub(crate) const fn shared_identifier(&self) -> &Arc<str> {
+        &self.identifier
     }
 
     /// Returns the keys, unless there were never any or they were last seen at their source longer than

@@ -156,7 +156,7 @@ impl IssuerPool {
             Arc::clone(&self.clock),
             &self.background,
         );
-        Arc::new(Issuer::refreshed(document, store, refresher))
+        Arc::new(Issuer::new(document, store, Some(refresher)))
     }
 
     fn fetch_from(&self, uri: String) -> Fetch {
