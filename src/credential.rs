@@ -4,6 +4,8 @@ pub mod binding;
 pub mod cache;
 pub mod claims;
 pub mod peer;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod token;
 
 use std::sync::Arc;

@@ -153,15 +153,12 @@ impl AccessToken {
         if !issuer.require_claims.iter().all(has) {
             return Err(ClaimsError::Mismatch);
         }
-        let within = match self.issued {
-            Some(issued) => self.expires.saturating_since(issued) <= issuer.max_lifetime,
-            // Without `iat` what is left of its life is all that is known of it.
-            None => {
-                let allowed = issuer.max_lifetime.saturating_add(leeway(issuer));
-                self.expires.saturating_since(now) <= allowed
-            }
-        };
-        if within { Ok(()) } else { Err(ClaimsError::Lifetime) }
+        // Without `iat`, what is left of its life is all that is known of it.
+        let lifetime = self.issued.map_or_else(
+            || self.expires.saturating_since(now).saturating_sub(leeway(issuer)),
+            |since| self.expires.saturating_since(since),
+        );
+        if lifetime <= issuer.max_lifetime { Ok(()) } else { Err(ClaimsError::Lifetime) }
     }
 
     /// Checks the token's times against `now`, with the issuer's leeway. For every check, cached or not.
@@ -221,7 +218,7 @@ fn text(claims: &Object, name: &'static str) -> Result<Option<String>, ClaimsErr
     }
 }
 
-/// A NumericDate (RFC 7519 §2): a JSON number, fractions allowed, from the epoch to the year 9999.
+/// A `NumericDate` (RFC 7519 §2): a JSON number, fractions allowed, from the epoch to the year 9999.
 fn time(claims: &Object, name: &'static str) -> Result<Option<UnixTime>, ClaimsError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let Value::Number(number) = value else { return Err(ClaimsError::Invalid(name)) };
@@ -243,16 +240,12 @@ const LAST_TIME: Duration = Duration::from_secs(253_402_300_799);
 
 /// RFC 7519 §4.1.3: one text or an array of texts.
 fn audiences(aud: &Value) -> Result<Vec<String>, ClaimsError> {
-    let one = |value: &Value| match value {
-        Value::String(text) if !text.is_empty() => Ok(text.clone()),
-        _ => Err(ClaimsError::Invalid("aud")),
-    };
-    match aud {
-        Value::Array(values) if (1..=MAX_AUDIENCES).contains(&values.len()) => {
-            values.iter().map(one).collect()
-        }
-        _ => Ok(vec![one(aud)?]),
+    let values = aud.as_array().map_or(std::slice::from_ref(aud), Vec::as_slice);
+    if !(1..=MAX_AUDIENCES).contains(&values.len()) {
+        return Err(ClaimsError::Invalid("aud"));
     }
+    let named = values.iter().map(|value| value.as_str().filter(|audience| !audience.is_empty()));
+    named.map(|audience| audience.map(str::to_owned).ok_or(ClaimsError::Invalid("aud"))).collect()
 }
 
 /// RFC 9068 §2.2.3, RFC 8693 §4.2: one text of scopes with spaces between them. Anything else is refused

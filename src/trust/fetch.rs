@@ -226,19 +226,24 @@ struct Guarded;
 impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            if name.as_str() == LOCALHOST {
-                // RFC 6761 §6.3: plain http is allowed to it, so no resolver has a say in it.
-                let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
-                return Ok(Box::new(loopback.map(|ip| SocketAddr::new(ip, 0)).into_iter()) as Addrs);
-            }
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<_> = found.filter(|address| !is_forbidden(address.ip())).collect();
-            if allowed.is_empty() {
-                return Err("the name has no address that may be contacted".into());
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
+            let addresses: Addrs = Box::new(resolve(name.as_str()).await?.into_iter());
+            Ok(addresses)
         })
     }
+}
+
+async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+    if name == LOCALHOST {
+        // RFC 6761 §6.3: plain http is allowed to it, so no resolver has a say in it.
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        return Ok(loopback.map(|ip| SocketAddr::new(ip, 0)).to_vec());
+    }
+    let found = tokio::net::lookup_host((name, 0)).await?;
+    let allowed: Vec<_> = found.filter(|address| !is_forbidden(address.ip())).collect();
+    if allowed.is_empty() {
+        return Err(io::Error::other("the name has no address that may be contacted"));
+    }
+    Ok(allowed)
 }
 
 const LOCALHOST: &str = "localhost";

@@ -390,7 +390,7 @@ fn octets(jwk: &Object, member: &str) -> Result<Vec<u8>, KeyError> {
     URL_SAFE_NO_PAD.decode(text(jwk, member)?).map_err(|_encoding| KeyError::Member)
 }
 
-/// Base64urlUInt (RFC 7518 §2): the least number of octets.
+/// `Base64urlUInt` (RFC 7518 §2): the least number of octets.
 fn unsigned(jwk: &Object, member: &str) -> Result<Vec<u8>, KeyError> {
     let octets = octets(jwk, member)?;
     if octets.first().is_none_or(|first| *first == 0) { Err(KeyError::Member) } else { Ok(octets) }

@@ -132,12 +132,15 @@ impl IssuerPool {
             }
             KeySource::Uri(uri) => {
                 may_contact(&uri.value, &uri.at)?;
-                Ok(Prepared::Remote(document.clone(), self.fetch_from(uri.value.clone())))
+                Ok(Prepared::Remote(Box::new(document.clone()), self.fetch_from(uri.value.clone())))
             }
             KeySource::Discovery => {
                 let issuer = &document.issuer;
                 may_contact(&issuer.value, &issuer.at)?;
-                Ok(Prepared::Remote(document.clone(), self.discover(issuer.value.clone())))
+                Ok(Prepared::Remote(
+                    Box::new(document.clone()),
+                    self.discover(issuer.value.clone()),
+                ))
             }
         }
     }
@@ -156,7 +159,7 @@ impl IssuerPool {
             Arc::clone(&self.clock),
             &self.background,
         );
-        Arc::new(Issuer::new(document, store, Some(refresher)))
+        Arc::new(Issuer::new(*document, store, Some(refresher)))
     }
 
     fn fetch_from(&self, uri: String) -> Fetch {
@@ -181,7 +184,7 @@ enum Prepared {
     /// It is whole.
     Known(Arc<Issuer>),
     /// Its keys have yet to be fetched.
-    Remote(IssuerDocument, Fetch),
+    Remote(Box<IssuerDocument>, Fetch),
 }
 
 #[cfg(test)]
