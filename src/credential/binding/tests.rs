@@ -1,0 +1,149 @@
+use serde_json::json;
+
+use super::*;
+
+const NOW: UnixTime = UnixTime::from_secs(1_000);
+/// RFC 9449, figure 9.
+const RFC9449: &str = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+
+fn print(text: &str) -> Thumbprint {
+    Thumbprint::from_base64url(text).unwrap()
+}
+
+fn peer(thumbprint: Option<Thumbprint>) -> PeerEvidence<'static> {
+    PeerEvidence { spiffe: None, dns: Vec::new(), thumbprint, certificate: None }
+}
+
+#[test]
+fn without_cnf_nothing_is_confirmed() {
+    assert_eq!(Confirmation::read(None), Ok(Confirmation::default()));
+}
+
+#[test]
+fn understood_members_are_read_and_others_beside_them_ignored() {
+    let ours = Thumbprint::of(b"certificate").to_base64url();
+    let read = |cnf| Confirmation::read(Some(&cnf));
+    let certificate = Confirmation { certificate: Some(print(&ours)), key: None };
+    assert_eq!(read(json!({"x5t#S256": ours})), Ok(certificate));
+    let key = Confirmation { certificate: None, key: Some(print(RFC9449)) };
+    assert_eq!(read(json!({"jkt": RFC9449, "kc-jkt-type": "x"})), Ok(key));
+    let both = Confirmation { certificate: Some(print(&ours)), key: Some(print(RFC9449)) };
+    assert_eq!(read(json!({"x5t#S256": ours, "jkt": RFC9449})), Ok(both));
+}
+
+#[test]
+fn cnf_that_is_no_object_or_has_a_bad_thumbprint_is_malformed() {
+    let print = Thumbprint::of(b"certificate").to_base64url();
+    let bad_thumbprints = [
+        json!(null),
+        json!(1),
+        json!(""),
+        json!([print]),
+        json!(format!("{print}=")),
+        json!(format!(" {print}")),
+        json!(&print[..42]),
+        json!("+".repeat(43)),
+        // The last character's unused bits are not zero.
+        json!(format!("{}B", "A".repeat(42))),
+        // The SHA-1 form, and hexadecimal.
+        json!("A".repeat(27)),
+        json!("a".repeat(64)),
+    ];
+    for value in bad_thumbprints {
+        for name in ["x5t#S256", "jkt"] {
+            let refused = Confirmation::read(Some(&json!({name: value})));
+            assert_eq!(refused, Err(BindingError::Malformed), "{name} {value}");
+        }
+        let beside = json!({"x5t#S256": print, "jkt": value});
+        assert_eq!(Confirmation::read(Some(&beside)), Err(BindingError::Malformed));
+    }
+    for cnf in [json!(null), json!("x"), json!([]), json!(1), json!(true)] {
+        assert_eq!(Confirmation::read(Some(&cnf)), Err(BindingError::Malformed));
+    }
+}
+
+#[test]
+fn cnf_without_an_understood_member_is_not_a_bearer_token() {
+    let cnfs = [
+        json!({}),
+        json!({"kid": "k"}),
+        json!({"jwk": {"kty": "EC"}}),
+        json!({"x5t": "A"}),
+        json!({"x5t#S512": "A"}),
+        json!({"X5T#S256": Thumbprint::of(b"").to_base64url()}),
+    ];
+    for cnf in cnfs {
+        assert_eq!(Confirmation::read(Some(&cnf)), Err(BindingError::NotUnderstood), "{cnf}");
+    }
+}
+
+#[test]
+fn a_certificate_bond_is_proven_by_the_peers_own_certificate_only() {
+    let ours = Thumbprint::of(b"ours");
+    let bound = Confirmation { certificate: Some(ours), key: None };
+    let prove = |peer: Option<PeerEvidence<'_>>| bound.prove(Scheme::Bearer, peer.as_ref(), NOW);
+    assert_eq!(prove(Some(peer(Some(ours)))), Ok(Binding { certificate: true, dpop: false }));
+    assert_eq!(prove(None), Err(BindingError::CertificateAbsent));
+    assert_eq!(prove(Some(peer(None))), Err(BindingError::CertificateAbsent));
+    let other = Thumbprint::of(b"other");
+    assert_eq!(prove(Some(peer(Some(other)))), Err(BindingError::CertificateMismatch));
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_now_proves_no_bond() {
+    let ours = Thumbprint::of(b"ours");
+    let leaf = |first, last| Leaf {
+        spiffe: None,
+        validity: (UnixTime::from_secs(first), UnixTime::from_secs(last)),
+    };
+    let prove = |leaf: Leaf<'_>| prove_certificate(ours, Some(ours), Some(&leaf), NOW);
+    assert_eq!(prove(leaf(1_000, 1_000)), Ok(()));
+    assert_eq!(prove(leaf(0, 999)), Err(BindingError::CertificateNotValid));
+    assert_eq!(prove(leaf(1_001, 2_000)), Err(BindingError::CertificateNotValid));
+}
+
+#[test]
+fn a_key_bond_is_not_supported_whatever_else_holds() {
+    let ours = Thumbprint::of(b"ours");
+    let peer = peer(Some(ours));
+    for certificate in [None, Some(ours)] {
+        let bound = Confirmation { certificate, key: Some(print(RFC9449)) };
+        for scheme in [Scheme::Bearer, Scheme::Dpop] {
+            let refused = bound.prove(scheme, Some(&peer), NOW);
+            assert_eq!(refused, Err(BindingError::DpopNotSupported));
+        }
+    }
+}
+
+#[test]
+fn the_dpop_scheme_is_wrong_for_tokens_without_a_key() {
+    let ours = Thumbprint::of(b"ours");
+    let peer = peer(Some(ours));
+    for certificate in [None, Some(ours)] {
+        let bound = Confirmation { certificate, key: None };
+        let refused = bound.prove(Scheme::Dpop, Some(&peer), NOW);
+        assert_eq!(refused, Err(BindingError::SchemeMismatch));
+    }
+}
+
+#[test]
+fn an_unbound_token_is_a_bearer_token() {
+    let binding = Confirmation::default().prove(Scheme::Bearer, None, NOW).unwrap();
+    assert!(binding.is_none());
+}
+
+#[test]
+fn each_error_has_its_reason() {
+    let reasons = [
+        (BindingError::CertificateAbsent, Reason::CertificateAbsent),
+        (BindingError::CertificateMismatch, Reason::CertificateMismatch),
+        (BindingError::CertificateNotValid, Reason::CertificateNotValid),
+        (BindingError::DpopNotSupported, Reason::DpopNotSupported),
+        (BindingError::Malformed, Reason::ConfirmationMalformed),
+        (BindingError::NotUnderstood, Reason::ConfirmationNotUnderstood),
+        (BindingError::SchemeMismatch, Reason::SchemeMismatch),
+    ];
+    for (error, reason) in reasons {
+        assert_eq!(Reason::from(error), reason);
+    }
+}

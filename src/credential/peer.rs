@@ -1,0 +1,191 @@
+//! What is proven of the immediate peer, beyond what the Envoy that terminated TLS verified.
+
+use crate::{
+    clock::UnixTime,
+    credential::{Peer, Proof},
+    evidence::peer::PeerEvidence,
+    identity::SpiffeId,
+    reason::Reason,
+    trust::Trust,
+};
+
+/// Why a peer is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// Its certificate has expired.
+    #[error("the peer's certificate has expired")]
+    CertificateExpired,
+    /// It claims a SPIFFE ID, and its certificate is no X.509-SVID leaf with that ID.
+    #[error("the peer's certificate is not an X.509-SVID leaf")]
+    CertificateInvalid,
+    /// Its certificate is not valid yet.
+    #[error("the peer's certificate is not valid yet")]
+    CertificateNotYetValid,
+    /// Its SPIFFE ID is of a trust domain that is not declared.
+    #[error("the peer's trust domain is not declared")]
+    TrustDomainUnknown,
+}
+
+impl From<PeerError> for Reason {
+    fn from(error: PeerError) -> Self {
+        match error {
+            PeerError::CertificateExpired => Self::PeerCertificateExpired,
+            PeerError::CertificateInvalid => Self::PeerCertificateInvalid,
+            PeerError::CertificateNotYetValid => Self::PeerCertificateNotYetValid,
+            PeerError::TrustDomainUnknown => Self::PeerTrustDomainUnknown,
+        }
+    }
+}
+
+/// What of a certificate at hand is looked at on every check: a connection outlives its certificate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaf<'c> {
+    /// The ID of an X.509-SVID leaf.
+    pub(super) spiffe: Option<SpiffeId<'c>>,
+    /// First and last second, both inclusive.
+    pub(super) validity: (UnixTime, UnixTime),
+}
+
+pub(super) fn leaf<'e>(peer: &'e PeerEvidence<'_>) -> Option<Leaf<'e>> {
+    let certificate = peer.certificate.as_deref()?;
+    Some(Leaf { spiffe: certificate.spiffe(), validity: certificate.validity() })
+}
+
+impl Leaf<'_> {
+    /// RFC 5280 §4.1.2.5: inclusive at both ends, to the second; without leeway, as the TLS handshake has
+    /// none either.
+    pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), PeerError> {
+        let (first, last) = self.validity;
+        if now.as_secs() < first.as_secs() {
+            return Err(PeerError::CertificateNotYetValid);
+        }
+        if now.as_secs() > last.as_secs() {
+            return Err(PeerError::CertificateExpired);
+        }
+        Ok(())
+    }
+}
+
+/// Judges the immediate peer. One without a SPIFFE ID is proven too: it may have DNS names or a thumbprint
+/// that a rule names.
+///
+/// Does *not* verify the certificate's chain: the Envoy that terminated TLS did.
+pub(super) fn verify<'e>(
+    evidence: Option<&'e PeerEvidence<'e>>,
+    trust: &Trust,
+    now: UnixTime,
+) -> Proof<Peer<'e>> {
+    let Some(evidence) = evidence else { return Proof::Absent };
+    match judge(evidence.spiffe, leaf(evidence).as_ref(), &trust.trust_domains, now) {
+        Ok(()) => Proof::Proven(Peer {
+            spiffe: evidence.spiffe,
+            thumbprint: evidence.thumbprint,
+            evidence,
+        }),
+        Err(error) => Proof::Unproven(error.into()),
+    }
+}
+
+fn judge(
+    spiffe: Option<SpiffeId<'_>>,
+    leaf: Option<&Leaf<'_>>,
+    trust_domains: &[Box<str>],
+    now: UnixTime,
+) -> Result<(), PeerError> {
+    if let Some(id) = spiffe {
+        let declared = || {
+            trust_domains.binary_search_by(|domain| domain.as_ref().cmp(id.trust_domain())).is_ok()
+        };
+        if !trust_domains.is_empty() && !declared() {
+            return Err(PeerError::TrustDomainUnknown);
+        }
+    }
+    let Some(leaf) = leaf else { return Ok(()) };
+    leaf.check_validity(now)?;
+    // X509-SVID §5.2: the ID is the certificate's own, or nobody's.
+    match spiffe {
+        Some(id) if leaf.spiffe != Some(id) => Err(PeerError::CertificateInvalid),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_000);
+
+    fn id(text: &str) -> SpiffeId<'_> {
+        SpiffeId::parse(text).unwrap()
+    }
+
+    fn leaf_valid(first: u64, last: u64) -> Leaf<'static> {
+        Leaf {
+            spiffe: Some(id("spiffe://prod.example/web")),
+            validity: (UnixTime::from_secs(first), UnixTime::from_secs(last)),
+        }
+    }
+
+    fn domains(names: &[&str]) -> Vec<Box<str>> {
+        names.iter().map(|name| Box::from(*name)).collect()
+    }
+
+    #[test]
+    fn an_undeclared_trust_domain_is_unknown_once_any_is_declared() {
+        let spiffe = Some(id("spiffe://prod.example/web"));
+        assert_eq!(judge(spiffe, None, &[], NOW), Ok(()));
+        assert_eq!(judge(spiffe, None, &domains(&["a.example", "prod.example"]), NOW), Ok(()));
+        for others in [&["test.example"][..], &["prod.exampl", "prod.example.com"]] {
+            assert_eq!(
+                judge(spiffe, None, &domains(others), NOW),
+                Err(PeerError::TrustDomainUnknown)
+            );
+        }
+    }
+
+    #[test]
+    fn a_peer_without_a_spiffe_id_is_proven_whatever_trust_domains_are_declared() {
+        assert_eq!(judge(None, None, &domains(&["prod.example"]), NOW), Ok(()));
+    }
+
+    #[test]
+    fn a_certificate_is_valid_from_its_first_to_its_last_second() {
+        let spiffe = Some(id("spiffe://prod.example/web"));
+        let judge = |first, last, now| judge(spiffe, Some(&leaf_valid(first, last)), &[], now);
+        assert_eq!(judge(1_000, 1_000, NOW), Ok(()));
+        let half = std::time::Duration::from_millis(500);
+        assert_eq!(judge(900, 1_000, NOW.saturating_add(half)), Ok(()));
+        assert_eq!(judge(900, 999, NOW), Err(PeerError::CertificateExpired));
+        assert_eq!(judge(1_001, 2_000, NOW), Err(PeerError::CertificateNotYetValid));
+        assert_eq!(
+            judge(1_001, 2_000, NOW.saturating_add(half)),
+            Err(PeerError::CertificateNotYetValid)
+        );
+    }
+
+    #[test]
+    fn a_spiffe_id_that_its_certificate_does_not_hold_is_invalid() {
+        let spiffe = Some(id("spiffe://prod.example/web"));
+        let none = Leaf { spiffe: None, ..leaf_valid(0, 2_000) };
+        assert_eq!(judge(spiffe, Some(&none), &[], NOW), Err(PeerError::CertificateInvalid));
+        let other = Some(id("spiffe://prod.example/other"));
+        assert_eq!(
+            judge(other, Some(&leaf_valid(0, 2_000)), &[], NOW),
+            Err(PeerError::CertificateInvalid)
+        );
+        assert_eq!(judge(None, Some(&none), &[], NOW), Ok(()));
+    }
+
+    #[test]
+    fn each_error_has_its_reason() {
+        let reasons = [
+            (PeerError::CertificateExpired, Reason::PeerCertificateExpired),
+            (PeerError::CertificateInvalid, Reason::PeerCertificateInvalid),
+            (PeerError::CertificateNotYetValid, Reason::PeerCertificateNotYetValid),
+            (PeerError::TrustDomainUnknown, Reason::PeerTrustDomainUnknown),
+        ];
+        for (error, reason) in reasons {
+            assert_eq!(Reason::from(error), reason);
+        }
+    }
+}
