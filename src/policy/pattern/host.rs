@@ -39,7 +39,9 @@ impl HostPattern {
             return Ok(Self::Suffix(suffix.into()));
         }
         if last_label_is_numeric(suffix) && suffix.parse::<Ipv4Addr>().is_err() {
-            return Err(PatternError::new(format!("`{text}` is neither a host name nor an IPv4 address")));
+            return Err(PatternError::new(format!(
+                "`{text}` is neither a host name nor an IPv4 address"
+            )));
         }
         Ok(Self::Exact(suffix.into()))
     }

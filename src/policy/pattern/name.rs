@@ -19,8 +19,9 @@ pub fn method(text: &str) -> Result<Box<str>, PatternError> {
     }
     let upper = text.to_ascii_uppercase();
     if upper != text {
-        return Err(PatternError::new("a method is written in upper case")
-            .help(format!("write `{upper}`")));
+        return Err(
+            PatternError::new("a method is written in upper case").help(format!("write `{upper}`"))
+        );
     }
     Ok(text.into())
 }
@@ -78,13 +79,17 @@ pub fn thumbprint(text: &str) -> Result<Thumbprint, PatternError> {
 /// # Errors
 /// Where it is empty or has a space, `"`, `\` or anything outside visible ASCII.
 pub fn scope(text: &str) -> Result<Box<str>, PatternError> {
-    let is_scope = !text.is_empty()
-        && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+    let is_scope =
+        !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
     if is_scope {
         return Ok(text.into());
     }
     let error = PatternError::new(format!("`{}` is not a scope", text.escape_debug()));
-    Err(if text.contains(' ') { error.help("write each scope as an entry of its own") } else { error })
+    Err(if text.contains(' ') {
+        error.help("write each scope as an entry of its own")
+    } else {
+        error
+    })
 }
 
 /// Says whether `text` is a token (RFC 9110 §5.6.2).

@@ -49,8 +49,9 @@ impl SpiffePattern {
             return Err(PatternError::new("a trust domain is written out, without `*`")
                 .help("write one pattern for each trust domain"));
         }
-        if let Err(error) = SpiffeId::parse(text.get(..text.len().saturating_sub(path.len() + 1)).unwrap_or_default())
-        {
+        if let Err(error) = SpiffeId::parse(
+            text.get(..text.len().saturating_sub(path.len() + 1)).unwrap_or_default(),
+        ) {
             let error = PatternError::new(error.to_string());
             let lower = trust_domain.to_ascii_lowercase();
             return Err(if lower == trust_domain {
@@ -61,7 +62,9 @@ impl SpiffePattern {
         }
         let count = path.split('/').count();
         if count > MAX_SEGMENTS {
-            return Err(PatternError::new(format!("a pattern has at most {MAX_SEGMENTS} segments")));
+            return Err(PatternError::new(format!(
+                "a pattern has at most {MAX_SEGMENTS} segments"
+            )));
         }
         let segments = path
             .split('/')
@@ -169,10 +172,7 @@ mod tests {
             refusal("spiffe://td/ns/a*"),
             "`*` stands for one whole segment, not for a part of `a*`"
         );
-        assert_eq!(
-            refusal("spiffe://td"),
-            "a SPIFFE pattern names a path below its trust domain"
-        );
+        assert_eq!(refusal("spiffe://td"), "a SPIFFE pattern names a path below its trust domain");
         assert_eq!(refusal("spiffe://td/a/"), "a SPIFFE pattern does not end in `/`");
     }
 

@@ -41,8 +41,9 @@ impl Template {
     /// start with `/`, or has `{**}` before the end or a placeholder that is part of a segment.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(PatternError::new("a path starts with `/`")
-                .help(format!("write `/{text}`")));
+            return Err(
+                PatternError::new("a path starts with `/`").help(format!("write `/{text}`"))
+            );
         };
         if rest.contains(['?', '#']) {
             let path = text.split(['?', '#']).next().unwrap_or_default();
@@ -179,8 +180,9 @@ fn check_literal(text: &str, segment: &str) -> Result<(), PatternError> {
     }
     if canonical != segment {
         let path = text.replacen(segment, &canonical, 1);
-        return Err(PatternError::new("the path is not in canonical form")
-            .help(format!("write `{path}`")));
+        return Err(
+            PatternError::new("the path is not in canonical form").help(format!("write `{path}`"))
+        );
     }
     Ok(())
 }
@@ -274,7 +276,11 @@ mod tests {
             ("/a%2fb", "the path is not in canonical form", "write `/a%2Fb`"),
             ("/a%3Ab", "the path is not in canonical form", "write `/a:b`"),
             ("/é", "the path is not in canonical form", "write `/%C3%A9`"),
-            ("/{**}/a", "`{**}` stands at the end of a path only", "write `{name}` for one segment"),
+            (
+                "/{**}/a",
+                "`{**}` stands at the end of a path only",
+                "write `{name}` for one segment",
+            ),
             (
                 "/*",
                 "`*` is not a placeholder",
