@@ -4,6 +4,7 @@
 
 pub mod compile;
 pub mod decision;
+pub mod decode;
 pub mod document;
 pub mod index;
 pub mod load;
