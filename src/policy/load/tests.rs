@@ -415,7 +415,7 @@ fn wrong_types_nulls_and_empty_parts_are_refused() {
         "{methods: [GET], paths: [\"/v1/payments\"]}",
         "{tcp: {ports: [0]}}",
         9,
-        20,
+        24,
         "spec.rules[0].to.tcp.ports[0]",
         "expected a whole number from 1 to 65535",
     );
