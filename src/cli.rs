@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod policy;
 pub mod serve;
 
 use std::{fmt::Write as _, io::Write as _, process::ExitCode};
