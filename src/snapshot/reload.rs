@@ -240,7 +240,7 @@ impl Worker {
         let hash = tree.hash.clone();
         let build = Arc::clone(&self.spec.build);
         match spawn_blocking(move || build(&tree, generation)).await {
-            Ok(Ok(built)) => self.swap(built, same),
+            Ok(Ok(made)) => self.swap(made, same),
             Ok(Err(diagnostics)) => self.fail(Some(hash), &status::render(&diagnostics)),
             Err(error) if error.is_panic() => self.fail(Some(hash), "loading panicked"),
             Err(_shutdown) => {}

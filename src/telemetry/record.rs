@@ -2,6 +2,8 @@
 //!
 //! Numbers are written as numbers; the proto3 JSON mapping reads 64-bit ones from either form.
 
+#![expect(clippy::ref_option_ref, reason = "serde hands fields over by reference")]
+
 use std::io;
 
 use serde::{Serialize, Serializer};
@@ -185,7 +187,6 @@ const fn is_zero(status: &u16) -> bool {
     *status == 0
 }
 
-#[expect(clippy::ref_option, reason = "as serde calls it")]
 fn cut_some<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
     match text {
         Some(text) => serializer.serialize_str(cut(text)),

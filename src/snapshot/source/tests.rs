@@ -1,5 +1,7 @@
 //! The reader against writers that change the directory between any two of its steps.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
+
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
@@ -182,7 +184,7 @@ impl World {
                     Writer::ConfigMap => {
                         (root.clone(), root.join("..data"), root.join("..data_tmp"))
                     }
-                    _ => (
+                    Writer::Git | Writer::Overwrite | Writer::RootSwap | Writer::Rename => (
                         self.temp.path().to_owned(),
                         self.temp.path().join("policies"),
                         self.temp.path().join("next"),

@@ -1,5 +1,7 @@
 //! The queue with sinks that are fast, stuck, broken or moved away.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
+
 use std::{
     fs,
     io::{self, Write},
