@@ -14,7 +14,7 @@ use std::{fmt, panic, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch as cell},
     task::{JoinHandle, spawn_blocking},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub use self::status::{LoadFailure, ReloadStatus};
@@ -40,9 +40,9 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// How soon a directory that someone is at work in is read again.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
 
-/// How often in a row a directory may be busy before that counts as a failure: with the reader's own
-/// attempts some five seconds, longer than a pull takes; a lock left behind by a killed Git stays.
-const BUSY_LIMIT: u32 = 6;
+/// How long a directory may be busy before that counts as a failure: longer than a pull takes. A lock
+/// left behind by a killed Git stays.
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a load brings forth.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Reloader {
             spec: self,
             status,
             retired: None,
-            busy: 0,
+            busy: None,
             live: None,
         };
         let task = tokio::spawn(worker.run(Arc::clone(&trigger)));
@@ -155,24 +155,27 @@ struct Worker {
     /// The snapshot before: dropped by us and not by a check that happens to be its last holder, as
     /// freeing a large one takes its time.
     retired: Option<Arc<Snapshot>>,
-    /// How often in a row someone was at work in the directory.
-    busy: u32,
+    /// Since when someone is at work in the directory.
+    busy: Option<Instant>,
 }
 
 impl Worker {
     async fn run(mut self, trigger: Arc<Notify>) {
         loop {
             self.attempt().await;
-            let pause = match self.busy {
-                1..BUSY_LIMIT => BUSY_RETRY.min(self.spec.poll),
-                _ => self.spec.poll,
-            };
+            let pause =
+                if self.is_busy() { BUSY_RETRY.min(self.spec.poll) } else { self.spec.poll };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = trigger.notified() => {}
                 () = self.watch.changed() => self.settle().await,
             }
         }
+    }
+
+    /// Returns whether someone is at work in the directory, and not for too long.
+    fn is_busy(&self) -> bool {
+        self.busy.is_some_and(|since| since.elapsed() < BUSY_LIMIT)
     }
 
     /// Waits until the directory is quiet.
@@ -199,12 +202,13 @@ impl Worker {
         self.watch = watch;
         match read {
             Ok(Ok(tree)) => {
-                self.busy = 0;
+                self.busy = None;
                 self.apply(tree).await;
             }
             Ok(Err(error)) => {
-                self.busy = if error.is_busy() { self.busy.saturating_add(1) } else { 0 };
-                if !error.is_busy() || self.busy >= BUSY_LIMIT {
+                let now = Instant::now();
+                self.busy = error.is_busy().then(|| self.busy.unwrap_or(now));
+                if !self.is_busy() {
                     self.fail(None, &status::render_error(&error));
                 }
             }
@@ -221,6 +225,7 @@ impl Worker {
                 let cleared = status.last_error.is_some();
                 if cleared {
                     Arc::make_mut(status).last_error = None;
+                    self.spec.metrics.policy_failing(false);
                     tracing::info!("the policy directory holds what is live again");
                 }
                 cleared
@@ -253,6 +258,7 @@ impl Worker {
         let generation = snapshot.generation.clone();
         self.retired = self.live.replace(snapshot);
         self.spec.metrics.policy_live(&generation);
+        self.spec.metrics.policy_failing(false);
         if !relabelled {
             self.spec.metrics.reload(ReloadOutcome::Loaded);
         }
@@ -285,6 +291,7 @@ impl Worker {
                 return false;
             }
             self.spec.metrics.reload(ReloadOutcome::Failed);
+            self.spec.metrics.policy_failing(true);
             tracing::error!(
                 hash,
                 live = status.live.as_ref().map(|live| live.number),

@@ -80,6 +80,7 @@ pub struct Metrics {
     info: IntGaugeVec,
     rules: IntGauge,
     reloads: [IntCounter; 2],
+    failing: IntGauge,
     records: [IntCounter; 2],
     record_failures: IntCounter,
     connections: IntGauge,
@@ -160,6 +161,7 @@ impl Metrics {
             )?,
             info: gauges(&registry, "symbolon_policy_info", &["hash", "commit"])?,
             rules: gauge(&registry, "symbolon_policy_rules")?,
+            failing: gauge(&registry, "symbolon_policy_reload_failing")?,
             reloads: ["loaded", "failed"].map(|outcome| reloads.with_label_values(&[outcome])),
             records: ["written", "dropped"].map(|outcome| records.with_label_values(&[outcome])),
             record_failures: registered(
@@ -243,6 +245,11 @@ impl Metrics {
         self.info.reset();
         let commit = generation.commit.as_deref().unwrap_or_default();
         self.info.with_label_values(&[&*generation.hash, commit]).set(1);
+    }
+
+    /// Says whether what lies on disk cannot be loaded.
+    pub fn policy_failing(&self, failing: bool) {
+        self.failing.set(i64::from(failing));
     }
 
     /// Says how many rules are live.

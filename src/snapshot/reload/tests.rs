@@ -285,11 +285,13 @@ async fn going_back_to_what_is_live_clears_the_error_and_counts_no_generation() 
     for _ in 0..3 {
         fixture.write("a.yaml", "broken");
         fixture.wait("broken", |status| status.last_error.is_some()).await;
+        assert!(fixture.metrics.encode().contains("symbolon_policy_reload_failing 1"));
         fixture.write("a.yaml", "a 0");
         let status = fixture.wait("reverted", |status| status.last_error.is_none()).await;
         assert_eq!(status.live.as_ref().unwrap().number, 1);
     }
     assert_eq!((fixture.count("loaded"), fixture.count("failed")), (1, 3));
+    assert!(fixture.metrics.encode().contains("symbolon_policy_reload_failing 0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,12 @@ pub const METRICS: &[Metric] = &[
         &["outcome"],
         "Policy contents that went live (loaded) or could not (failed).",
     ),
+    metric(
+        "symbolon_policy_reload_failing",
+        "gauge",
+        &[],
+        "1 while what lies on disk is not live because it cannot be loaded.",
+    ),
     metric("symbolon_issuer_keys", "gauge", &["issuer"], "Usable keys of an issuer."),
     metric(
         "symbolon_issuer_keys_age_seconds",
