@@ -86,7 +86,7 @@ async fn perform(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.format == Format::Table {
         print(&table::rows(&outcomes, std::io::stdout().is_terminal()))?;
     }
-    let edited = edit::run(&stage, &scenario, say).await?;
+    let edited = edit::run(&stage, &scenario, say).await.unwrap_or_else(Edited::from);
     let good =
         outcomes.iter().all(|outcome| outcome.problems.is_empty()) && edited.problems.is_empty();
     match arguments.format {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -57,10 +57,10 @@ pub async fn run(stage: &Stage, scenario: &Scenario, say: impl Fn(&str)) -> Resu
     }
     flow.wait_for(200).await?;
     say("calls flow; adding a deny rule for /v1/payments/42 to policies/payments/policy.yaml");
-    replace(&path, &format!("{before}{ADDED}"))?;
+    replace(stage, &path, &format!("{before}{ADDED}"))?;
     flow.wait_for(403).await?;
     say("the answer is 403 now; taking the rule out again");
-    replace(&path, &before)?;
+    replace(stage, &path, &before)?;
     flow.wait_for(200).await?;
     flow.over.store(true, Ordering::Relaxed);
     callers.join_all().await;
@@ -98,6 +98,13 @@ fn judge(statuses: &[Option<u16>], records: &[Record]) -> Edited {
         problems.push(format!("generations are {generations:?}, not one after the other"));
     }
     Edited { calls: statuses.len(), failed, generations, problems }
+}
+
+impl From<anyhow::Error> for Edited {
+    /// An edit that could not be made or never showed: nothing but a problem.
+    fn from(error: anyhow::Error) -> Self {
+        Self { calls: 0, failed: 0, generations: Vec::new(), problems: vec![format!("{error:#}")] }
+    }
 }
 
 impl Flow {
@@ -144,13 +151,12 @@ impl Flow {
     }
 }
 
-/// Replaces a file as editors and `git` do: written beside it, then renamed over it.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().context("a file is in a folder")?;
-    ensure!(folder.is_dir(), "{} is gone", folder.display());
-    let beside = path.with_extension("new");
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)?;
+/// Replaces a file at once, by renaming another over it. That one is written outside the watched
+/// directory: inside, it would be a change of its own, with a generation of its own.
+fn replace(stage: &Stage, path: &Path, text: &str) -> Result<()> {
+    let outside = stage.folder().join("edited-policy");
+    fs::write(&outside, text)?;
+    fs::rename(&outside, path)?;
     Ok(())
 }
 
