@@ -29,7 +29,7 @@ use crate::cli::demo::{edit::Edited, scenario::Outcome, scenario::Scenario, stag
 
 /// Runs a real Envoy with symbolon behind it, and shows what is allowed and why.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Arguments {
+pub struct DemoArgs {
     /// End after the calls, with exit code 1 if one came out otherwise than expected.
     #[arg(long)]
     once: bool,
@@ -56,7 +56,7 @@ enum Format {
 ///
 /// # Errors
 /// Where a part does not start, above all where there is no Envoy.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &DemoArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-async fn perform(arguments: &Arguments) -> Result<ExitCode> {
+async fn perform(arguments: &DemoArgs) -> Result<ExitCode> {
     let scenario = Scenario::shipped()?;
     let cache = fetch::cache(arguments.cache.as_deref());
     let binary = fetch::envoy(arguments.envoy.as_deref(), cache, say).await?;
