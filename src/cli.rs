@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod demo;
 pub mod policy;
 pub mod serve;
 
@@ -28,6 +29,10 @@ pub struct Cli {
 enum Command {
     /// Answers Envoy's checks, by the policies of a directory that it watches.
     Serve(serve::Arguments),
+    /// Shows it at work: a real Envoy, symbolon behind it, and calls with good and bad credentials.
+    Demo(demo::Arguments),
+    /// Works on a policy directory, without network.
+    Policy(policy::PolicyArgs),
 }
 
 /// Runs the command. Misuse has ended the process before, with 2.
@@ -37,6 +42,8 @@ enum Command {
 pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Serve(arguments) => serve::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Policy(arguments) => policy::run(arguments),
     }
 }
 
