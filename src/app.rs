@@ -1,5 +1,7 @@
 //! Composition root: config → sources → services → servers → drain.
 
+mod compose;
+
 use std::{fmt, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
@@ -10,6 +12,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+pub use self::compose::compose;
 use crate::{
     clock::SharedClock,
     config::{DrainSettings, Endpoint, Settings},
@@ -41,6 +44,8 @@ pub struct Services<S> {
     pub details: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// The status, as JSON.
     pub status: Text,
+    /// Writes out what is queued, when no more checks come. May block.
+    pub finish: Arc<dyn Fn() + Send + Sync>,
     /// The time.
     pub clock: SharedClock,
 }
@@ -56,6 +61,7 @@ pub struct RunningApp {
     lifecycle: Lifecycle,
     tls: Option<Arc<Tls>>,
     reload: Arc<dyn Fn() + Send + Sync>,
+    finish: Arc<dyn Fn() + Send + Sync>,
     drain: DrainSettings,
     tasks: Tasks,
 }
@@ -118,8 +124,9 @@ impl RunningApp {
         if let Some(tls) = &tls {
             tasks.0.push(background.spawn(watch_tls(Arc::clone(tls))));
         }
-        let (reload, drain) = (services.reload, settings.drain.clone());
-        Ok(Self { server, metrics, admin, lifecycle, tls, reload, drain, tasks })
+        let (reload, finish) = (services.reload, services.finish);
+        let drain = settings.drain.clone();
+        Ok(Self { server, metrics, admin, lifecycle, tls, reload, finish, drain, tasks })
     }
 
     /// Returns where Envoy asks, in the order of the settings.
@@ -160,6 +167,10 @@ impl RunningApp {
         self.lifecycle.draining().await;
         sleep(self.drain.grace).await;
         let finished = self.server.close(self.drain.timeout).await;
+        let finish = self.finish;
+        if let Err(error) = tokio::task::spawn_blocking(move || finish()).await {
+            tracing::error!(%error, "what was queued could not be written out");
+        }
         // Last, so that the drain can be watched to its end.
         self.metrics.close().await;
         self.admin.close().await;

@@ -30,7 +30,7 @@ enum Command {
     /// Answers Envoy's checks, by the policies of a directory that it watches.
     Serve(serve::Arguments),
     /// Shows it at work: a real Envoy, symbolon behind it, and calls with good and bad credentials.
-    Demo(demo::Arguments),
+    Demo(demo::DemoArgs),
     /// Works on a policy directory, without network.
     Policy(policy::PolicyArgs),
 }

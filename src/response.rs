@@ -177,9 +177,10 @@ const fn body(outcome: Outcome) -> (&'static str, &'static str) {
     match outcome.status() {
         400 => ("bad request", r#"{"type":"about:blank","title":"Bad Request","status":400}"#),
         401 => ("unauthorized", r#"{"type":"about:blank","title":"Unauthorized","status":401}"#),
-        413 => {
-            ("content too large", r#"{"type":"about:blank","title":"Content Too Large","status":413}"#)
-        }
+        413 => (
+            "content too large",
+            r#"{"type":"about:blank","title":"Content Too Large","status":413}"#,
+        ),
         431 => (
             "request header fields too large",
             r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431}"#,
@@ -265,7 +266,8 @@ mod tests {
             let response = respond(reason);
             assert_ne!(response.status.unwrap().code, 0, "{reason}");
             assert!(response.ok_response.is_none());
-            let decoded = CheckResponse::decode(respond(reason).encode_to_vec().as_slice()).unwrap();
+            let decoded =
+                CheckResponse::decode(respond(reason).encode_to_vec().as_slice()).unwrap();
             assert_ne!(decoded.status.unwrap().code, 0, "{reason} on the wire");
         }
     }
@@ -276,13 +278,13 @@ mod tests {
             let denied = respond(reason).denied_response.unwrap();
             let status = denied.status.unwrap().code;
             assert!([400, 401, 403, 413, 431, 500, 503].contains(&status), "{reason}: {status}");
-            let names: Vec<_> = denied
-                .headers
-                .iter()
-                .map(|h| h.header.as_ref().unwrap().key.as_ref())
-                .collect();
+            let names: Vec<_> =
+                denied.headers.iter().map(|h| h.header.as_ref().unwrap().key.as_ref()).collect();
             assert!(names.contains(&b"x-symbolon-decision".as_slice()));
-            assert_eq!(status == 401, names.contains(&b"www-authenticate".as_slice()) && status == 401);
+            assert_eq!(
+                status == 401,
+                names.contains(&b"www-authenticate".as_slice()) && status == 401
+            );
             assert!(denied.headers.iter().all(|h| h.append_action == OVERWRITE_IF_EXISTS_OR_ADD));
         }
     }

@@ -79,7 +79,11 @@ impl AuthorizationService {
 
     /// Answers one `Check` RPC. `caller` is the SPIFFE ID of the Envoy that asks, where it authenticated
     /// itself with one.
-    pub async fn call<B>(&self, request: Request<B>, caller: Option<Arc<str>>) -> Response<UnaryBody>
+    pub async fn call<B>(
+        &self,
+        request: Request<B>,
+        caller: Option<Arc<str>>,
+    ) -> Response<UnaryBody>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -161,13 +165,12 @@ impl Check<'_> {
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
         let sources = snapshot.trust.peer_sources.unwrap_or_default();
-        let evidence =
-            match Evidence::read(request, sources, caller, &self.context.certificates) {
-                Ok(evidence) => evidence,
-                Err(error) => {
-                    return self.finish(now, &Answer::Deny(Refusal::without_rule(error.into())), facts);
-                }
-            };
+        let evidence = match Evidence::read(request, sources, caller, &self.context.certificates) {
+            Ok(evidence) => evidence,
+            Err(error) => {
+                return self.finish(now, &Answer::Deny(Refusal::without_rule(error.into())), facts);
+            }
+        };
         self.drill(&evidence);
         let candidates = snapshot.policies.candidates(&evidence);
         let principal = self.verify(&evidence, candidates.needs(), snapshot, now).await;
@@ -300,5 +303,18 @@ impl<'c> InFlight<'c> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl server::CheckService for AuthorizationService {
+    type Body = UnaryBody;
+
+    async fn call(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        caller: Option<Arc<str>>,
+    ) -> Response<UnaryBody> {
+        // The inherent method of the same name.
+        Self::call(self, request, caller).await
     }
 }

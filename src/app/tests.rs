@@ -71,6 +71,7 @@ fn services(loaded: &Arc<AtomicBool>, reloads: &Arc<AtomicU64>) -> Services<Stan
         metrics: Arc::new(|| "symbolon_up 1\n".to_owned()),
         details: Arc::new(|| vec!["generation 1".to_owned()]),
         status: Arc::new(|| "{}".to_owned()),
+        finish: Arc::new(|| {}),
         clock: Arc::new(SystemClock),
     }
 }

@@ -9,18 +9,19 @@ use std::{
     time::Duration,
 };
 
+use anstream::{AutoStream, ColorChoice};
 use anstyle::Style;
 use anyhow::Context as _;
-use tokio::{
-    runtime::Handle,
-    time::{interval, timeout},
-};
+use tokio::time::{interval, timeout};
 
 use crate::{
-    app::{self, Live, RunningApp, Services, Signals},
+    app::{self, Live, RunningApp, Signals},
+    clock::SystemClock,
     config::{Endpoint, LogFormat, Settings},
+    diagnostic::Format,
     snapshot::Generation,
-    transport::server::{CheckService, Shown},
+    telemetry,
+    transport::server::Shown,
 };
 
 /// Answers Envoy's checks, by the policies of a directory that it watches.
@@ -49,51 +50,30 @@ Examples:
 /// # Errors
 /// Whatever keeps it from starting.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let settings = settings(arguments.config.as_deref())?;
+    let settings = match Settings::from_process(arguments.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            let colour = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+            // With standard error gone there is nobody left to tell.
+            drop(anstream::stderr().write_all(mistakes.render(Format::Human, colour).as_bytes()));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    telemetry::log::init(&settings.log)?;
     let policies =
         arguments.policies.clone().or_else(|| settings.policies.clone()).context(
             "no policy directory: give `--policies DIR`, or `policies` in the config file",
         )?;
-    serve(&settings, &policies, unwired)
+    serve(&settings, &policies)
 }
 
-fn settings(config: Option<&Path>) -> anyhow::Result<Settings> {
-    anyhow::ensure!(config.is_none(), "config files are not read yet");
-    Ok(Settings::default())
-}
-
-/// Where the pieces of the server are put together.
-fn unwired(_: &Settings, _: &Path, _: &Handle) -> anyhow::Result<Services<Unwired>> {
-    anyhow::bail!("the pieces are not put together yet")
-}
-
-/// A service that cannot be.
-#[derive(Clone, Copy, Debug)]
-enum Unwired {}
-
-impl CheckService for Unwired {
-    type Body = tonic::body::Body;
-
-    async fn call(
-        &self,
-        _: http::Request<hyper::body::Incoming>,
-        _: Option<Arc<str>>,
-    ) -> http::Response<Self::Body> {
-        match *self {}
-    }
-}
-
-/// Runs what `compose` makes of the settings and the policy directory.
-fn serve<S: CheckService>(
-    settings: &Settings,
-    policies: &Path,
-    compose: impl FnOnce(&Settings, &Path, &Handle) -> anyhow::Result<Services<S>>,
-) -> anyhow::Result<ExitCode> {
+fn serve(settings: &Settings, policies: &Path) -> anyhow::Result<ExitCode> {
     let background = app::background()?;
     let code = background.block_on(async {
         // First, so that a signal during the start is not lost.
         let signals = Signals::take()?;
-        let services = compose(settings, policies, background.handle())?;
+        let services =
+            app::compose(settings, policies, Arc::new(SystemClock), background.handle())?;
         let live = Arc::clone(&services.live);
         let app = RunningApp::start(settings, services, background.handle()).await?;
         tokio::spawn(announce(Announcement::of(settings, policies, &app), live));

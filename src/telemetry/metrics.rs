@@ -62,6 +62,8 @@ pub enum RefusedConnection {
     Tls,
     /// The caller is not on the list.
     Caller,
+    /// It does not speak HTTP/2.
+    Protocol,
 }
 
 /// What is asked at a scrape: it may take locks, and is never called by a check.
@@ -84,7 +86,7 @@ pub struct Metrics {
     records: [IntCounter; 2],
     record_failures: IntCounter,
     connections: IntGauge,
-    refused: [IntCounter; 3],
+    refused: [IntCounter; 4],
     issuers: IssuerMetrics,
     caches: CacheMetrics,
     /// Held while a scrape fills in what it asks for, so that scrapes side by side do not mix.
@@ -169,7 +171,8 @@ impl Metrics {
                 IntCounter::with_opts(opts("symbolon_record_write_failures_total"))?,
             )?,
             connections: gauge(&registry, "symbolon_connections")?,
-            refused: ["limit", "tls", "caller"].map(|cause| refused.with_label_values(&[cause])),
+            refused: ["limit", "tls", "caller", "protocol"]
+                .map(|cause| refused.with_label_values(&[cause])),
             issuers: IssuerMetrics {
                 keys: gauges(&registry, "symbolon_issuer_keys", &["issuer"])?,
                 age: registered(
@@ -213,11 +216,12 @@ impl Metrics {
 
     /// Counts a connection that was not taken.
     pub fn connection_refused(&self, cause: RefusedConnection) {
-        let [limit, tls, caller] = &self.refused;
+        let [limit, tls, caller, protocol] = &self.refused;
         match cause {
             RefusedConnection::Limit => limit,
             RefusedConnection::Tls => tls,
             RefusedConnection::Caller => caller,
+            RefusedConnection::Protocol => protocol,
         }
         .inc();
     }

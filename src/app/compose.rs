@@ -1,0 +1,287 @@
+//! Puts the pieces of the server together.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::Services;
+use crate::{
+    clock::SharedClock,
+    config::Settings,
+    credential::cache::TokenCache,
+    diagnostic::Diagnostics,
+    evidence::certificate::CertificateCache,
+    policy::{load::Loaded, pattern::SpiffePattern},
+    snapshot::{
+        Generation, Snapshot, SnapshotStore,
+        reload::{ReloadStatus, Reloader, Reloading, build_with},
+    },
+    telemetry::{
+        metrics::{CacheSample, IssuerSample, Metrics, RefusedConnection},
+        sink::RecordQueue,
+    },
+    transport::{
+        AuthorizationService, Context,
+        server::{CallerRule, ConnectionObserver, Refused},
+    },
+    trust::{IssuerPool, IssuerStatus, Trust},
+};
+
+/// Starts what the server rests on: reload, keys, caches, metrics, records.
+///
+/// # Errors
+/// When a setting does not hold or a record file cannot be opened; the message names which.
+pub fn compose(
+    settings: &Settings,
+    policies: &Path,
+    clock: SharedClock,
+    background: &Handle,
+) -> anyhow::Result<Services<AuthorizationService>> {
+    let _background = background.enter();
+    let metrics = Arc::new(Metrics::new().context("the metrics contradict each other")?);
+    let records = RecordQueue::start(&settings.records, Arc::clone(&metrics));
+    let records = Arc::new(records.context("`records.to` cannot be used")?);
+    let issuers = IssuerPool::new(&settings.outbound, Arc::clone(&clock), background.clone());
+    let issuers = Arc::new(issuers.context("`outbound` cannot be used")?);
+    let tokens = Arc::new(TokenCache::new(settings.cache.tokens));
+    let certificates = Arc::new(CertificateCache::new(settings.cache.certificates));
+    let callers = callers(settings)?;
+    watch(&metrics, &issuers, &tokens, &certificates);
+
+    let snapshots = Arc::new(SnapshotStore::default());
+    let reloading = Arc::new(start_reload(
+        settings,
+        policies,
+        (&snapshots, &issuers, &metrics),
+        Arc::clone(&clock),
+    ));
+    let checks = AuthorizationService::new(Arc::new(Context {
+        snapshots: Arc::clone(&snapshots),
+        clock: Arc::clone(&clock),
+        certificates,
+        tokens,
+        metrics: Arc::clone(&metrics),
+        records: Arc::clone(&records),
+        bounds: settings.check.clone(),
+        max_message_bytes: settings.grpc.max_message_bytes,
+        panic_path: None,
+        in_flight: AtomicUsize::new(0),
+    }));
+    let state = State { reloading: Arc::clone(&reloading), issuers };
+    let explained = state.clone();
+    Ok(Services {
+        checks,
+        callers,
+        connections: Arc::new(Observed(Arc::clone(&metrics))),
+        live: Arc::new(move || snapshots.load().as_ref().map(|live| live.generation.clone())),
+        reload: Arc::new(move || reloading.trigger()),
+        metrics: Arc::new(move || metrics.encode()),
+        details: Arc::new(move || explained.details()),
+        status: Arc::new(move || state.json()),
+        finish: Arc::new(move || {
+            let lost = records.flush_and_stop(FLUSH);
+            if lost > 0 {
+                tracing::warn!(bytes = lost, "decision records could not be written");
+            }
+        }),
+        clock,
+    })
+}
+
+/// Who may ask, where callers prove who they are.
+fn callers(settings: &Settings) -> anyhow::Result<CallerRule> {
+    let listed = settings.grpc.tls.as_ref().map_or(&[][..], |tls| &tls.allowed_callers);
+    let patterns = listed
+        .iter()
+        .map(|text| {
+            SpiffePattern::parse(text).map_err(|error| {
+                anyhow::anyhow!("`grpc.tls.allowedCallers`: `{text}`: {}", error.message)
+            })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Arc::new(move |id| patterns.iter().any(|pattern| pattern.matches(id))))
+}
+
+fn start_reload(
+    settings: &Settings,
+    policies: &Path,
+    (snapshots, issuers, metrics): (&Arc<SnapshotStore>, &Arc<IssuerPool>, &Arc<Metrics>),
+    clock: SharedClock,
+) -> Reloading {
+    let (issuers, root) = (Arc::clone(issuers), policies.to_owned());
+    let finish = move |loaded: Loaded, generation: Generation| {
+        snapshot(&issuers, loaded, generation).map_err(|all| Diagnostics {
+            all,
+            sources: Vec::new(),
+            root: root.clone(),
+        })
+    };
+    Reloader {
+        dir: policies.to_owned(),
+        poll: settings.reload.poll,
+        watch: true,
+        store: Arc::clone(snapshots),
+        clock,
+        metrics: Arc::clone(metrics),
+        build: build_with(settings.owned_headers.clone(), finish),
+    }
+    .start()
+}
+
+/// Brings in the issuers, with the keys they have from before.
+fn snapshot(
+    issuers: &IssuerPool,
+    loaded: Loaded,
+    generation: Generation,
+) -> Result<Snapshot, Vec<crate::diagnostic::Diagnostic>> {
+    let Loaded { documents, policies, skipped: _ } = loaded;
+    let mut trust_domains: Vec<Box<str>> =
+        documents.trust_domains.iter().map(|domain| domain.name.value.as_str().into()).collect();
+    trust_domains.sort_unstable();
+    let trust = Trust {
+        peer_sources: documents.peer_trust.map(|peer_trust| peer_trust.evidence.value),
+        trust_domains,
+        issuers: issuers.reconcile(&documents.issuers)?.into(),
+    };
+    Ok(Snapshot { generation, policies, trust })
+}
+
+/// Has the metrics ask the issuers and caches at each scrape.
+fn watch(
+    metrics: &Metrics,
+    issuers: &Arc<IssuerPool>,
+    tokens: &Arc<TokenCache>,
+    certificates: &Arc<CertificateCache>,
+) {
+    let issuers = Arc::clone(issuers);
+    metrics.set_issuer_source(Box::new(move || {
+        let sample = |issuer: IssuerStatus| IssuerSample {
+            issuer: issuer.name.to_string(),
+            keys: issuer.keys,
+            age: issuer.age,
+            failures: u64::from(issuer.last_error.is_some()),
+        };
+        issuers.status().into_iter().map(sample).collect()
+    }));
+    let (tokens, certificates) = (Arc::clone(tokens), Arc::clone(certificates));
+    metrics.set_cache_source(Box::new(move || {
+        vec![
+            CacheSample {
+                cache: "tokens",
+                entries: tokens.len(),
+                hits: tokens.hits(),
+                misses: tokens.misses(),
+            },
+            CacheSample {
+                cache: "certificates",
+                entries: certificates.len(),
+                hits: certificates.hits(),
+                misses: certificates.misses(),
+            },
+        ]
+    }));
+}
+
+struct Observed(Arc<Metrics>);
+
+impl ConnectionObserver for Observed {
+    fn opened(&self) -> Box<dyn Send> {
+        Box::new(self.0.connection())
+    }
+
+    fn refused(&self, cause: Refused) {
+        self.0.connection_refused(match cause {
+            Refused::Caller => RefusedConnection::Caller,
+            Refused::Limit => RefusedConnection::Limit,
+            Refused::Preface => RefusedConnection::Protocol,
+            Refused::Tls => RefusedConnection::Tls,
+        });
+    }
+}
+
+/// What readiness and status tell.
+#[derive(Clone)]
+struct State {
+    reloading: Arc<Reloading>,
+    issuers: Arc<IssuerPool>,
+}
+
+impl State {
+    /// Line by line, for people. Names documents and files, but nobody's identity.
+    fn details(&self) -> Vec<String> {
+        let status = self.reloading.status();
+        let ReloadStatus { live, last_error, loaded, failed, skipped } = &*status;
+        let mut lines = vec![match live {
+            Some(Generation { number, hash, .. }) => {
+                format!("policies: generation {number}, {hash}")
+            }
+            None => "policies: nothing loaded yet".to_owned(),
+        }];
+        lines.push(format!(
+            "reloads: {loaded} loaded, {failed} failed, {} files skipped",
+            skipped.len()
+        ));
+        if let Some(failure) = last_error {
+            lines.push("what lies on disk is not live:".to_owned());
+            lines.extend(failure.diagnostics.lines().map(|line| format!("  {line}")));
+        }
+        for issuer in self.issuers.status() {
+            let age = issuer.age.map(|age| format!(", seen {} s ago", age.as_secs()));
+            let error = issuer.last_error.map(|error| format!(", last error: {error}"));
+            lines.push(format!(
+                "issuer {}: {} keys{}{}",
+                issuer.name,
+                issuer.keys,
+                age.unwrap_or_default(),
+                error.unwrap_or_default()
+            ));
+        }
+        lines
+    }
+
+    fn json(&self) -> String {
+        let status = self.reloading.status();
+        let ReloadStatus { live, last_error, loaded, failed, skipped } = &*status;
+        let issuers = self.issuers.status();
+        let issuers = issuers.iter().map(|issuer| {
+            json!({
+                "name": &*issuer.name,
+                "issuer": issuer.issuer,
+                "keys": issuer.keys,
+                "skippedKeys": issuer.skipped.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "ageSeconds": issuer.age.map(|age| age.as_secs()),
+                "lastError": issuer.last_error,
+            })
+        });
+        let status = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": live.as_ref().map(|live| json!({
+                "number": live.number,
+                "hash": &*live.hash,
+                "commit": live.commit.as_deref(),
+                "loaded": live.loaded.as_secs(),
+            })),
+            "reload": {
+                "loaded": loaded,
+                "failed": failed,
+                "skipped": skipped.iter().map(|file| &**file).collect::<Vec<_>>(),
+                "lastError": last_error.as_ref().map(|failure| json!({
+                    "since": failure.since.as_secs(),
+                    "hash": failure.hash,
+                    "diagnostics": failure.diagnostics.lines().collect::<Vec<_>>(),
+                })),
+            },
+            "issuers": issuers.collect::<Vec<_>>(),
+        });
+        format!("{status:#}\n")
+    }
+}
+
+/// A disk that takes longer for what is queued has failed.
+const FLUSH: Duration = Duration::from_secs(5);
