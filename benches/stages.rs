@@ -1,1 +1,3 @@
+//! Criterion benches of the stages of a check.
+
 fn main() {}
