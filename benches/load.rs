@@ -11,19 +11,20 @@
 //!
 //! - **CPU per check**: what the server's threads used in the window, user and system, by the checks in
 //!   it. The main figure: client and server share the machine, and this alone leaves the client out.
-//! - **checks per second**, closed loop, [`Options::in_flight`] checks in flight on two connections. On a
-//!   machine of few cores the client's own share bounds it, and with it the ratio.
-//! - **p50, p99** of a check's latency, closed loop with [`LATENCY_IN_FLIGHT`] in flight: where a server is
-//!   kept full, latency only says throughput again.
+//! - **checks per second**, closed loop, [`Options::in_flight`] checks in flight on two connections.
+//!   On a machine of few cores the client's own share bounds it, and with it the ratio.
+//! - **p50, p99** of a check's latency, closed loop with [`LATENCY_IN_FLIGHT`] in flight: where a
+//!   server is kept full, latency only says throughput again.
 //!
 //! Figures are medians over the rounds, ratios medians of the rounds' ratios; behind each stands its
 //! spread, the lowest and the highest round.
 //!
 //! The checks come from 1,024 callers with a certificate and an access token each and 4,096 paths, no
-//! caller twice in a row; Envoy's metadata and some twenty headers go with each. Before anything is measured, both
-//! servers must allow all of them, symbolon with its upstream headers and metadata, and symbolon must
-//! deny what was tampered with; in the windows every answer is looked at again. One that is wrong fails
-//! the bench. `cold` is symbolon's CPU per check on the first sight of each token and certificate.
+//! caller twice in a row; Envoy's metadata and some twenty headers go with each. Before anything is
+//! measured, both servers must allow all of them, symbolon with its upstream headers and metadata, and
+//! symbolon must deny what was tampered with; in the windows every answer is looked at again. One that
+//! is wrong fails the bench. `cold` is symbolon's CPU per check on the first sight of each token and
+//! certificate.
 //!
 //! With `--json` the last line is one JSON object with `cpu_ratio`, `rps_ratio`, `p50_ratio`, `p99_ratio`
 //! and the figures behind them.
