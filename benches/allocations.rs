@@ -4,8 +4,8 @@
 //! cargo bench --bench allocations
 //! ```
 //!
-//! A bench of its own because counting needs an allocator of its own, which would slow what the others
-//! time. Counted on the thread that runs the stage; the runtime and HTTP/2 are not in it.
+//! A bench of its own because counting needs an allocator of its own, which would slow what the
+//! others time. Counted on the thread that runs the stage; the runtime and HTTP/2 are not in it.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it counted")]
 

@@ -4,30 +4,32 @@
 //! cargo bench --bench load -- [--json] [--rules N] [--checks N] [--rounds N]
 //! ```
 //!
-//! One run starts two servers, each in a process of its own: symbolon as released (metrics on, decision
-//! records written to a file), and a no-op server (tonic and envoy-types, default setup, answers OK to
-//! everything). It asks both the same checks in turn, round by round, so that whatever else the machine
-//! does meets both alike, and prints for both, and as symbolon over no-op:
+//! One run starts two servers, each in a process of its own: symbolon as released (metrics on,
+//! decision records written to a file), and a no-op server (tonic and envoy-types, default setup,
+//! answers OK to everything). It asks both the same checks in turn, round by round, so that
+//! whatever else the machine does meets both alike, and prints for both, and as symbolon over
+//! no-op:
 //!
 //! - **CPU per check**: what the server's threads used in the window, user and system, by the checks in
-//!   it. The main figure: client and server share the machine, and this alone leaves the client out.
+//!   it. The main figure: client and server share the machine, and this alone leaves the client
+//! out.
 //! - **checks per second**, closed loop, [`Options::in_flight`] checks in flight on two connections.
 //!   On a machine of few cores the client's own share bounds it, and with it the ratio.
 //! - **p50, p99** of a check's latency, closed loop with [`LATENCY_IN_FLIGHT`] in flight: where a
 //!   server is kept full, latency only says throughput again.
 //!
-//! Figures are medians over the rounds, ratios medians of the rounds' ratios; behind each stands its
-//! spread, the lowest and the highest round.
+//! Figures are medians over the rounds, ratios medians of the rounds' ratios; behind each stands
+//! its spread, the lowest and the highest round.
 //!
-//! The checks come from 1,024 callers with a certificate and an access token each and 4,096 paths, no
-//! caller twice in a row; Envoy's metadata and some twenty headers go with each. Before anything is
-//! measured, both servers must allow all of them, symbolon with its upstream headers and metadata, and
-//! symbolon must deny what was tampered with; in the windows every answer is looked at again. One that
-//! is wrong fails the bench. `cold` is symbolon's CPU per check on the first sight of each token and
-//! certificate.
+//! The checks come from 1,024 callers with a certificate and an access token each and 4,096 paths,
+//! no caller twice in a row; Envoy's metadata and some twenty headers go with each. Before anything
+//! is measured, both servers must allow all of them, symbolon with its upstream headers and
+//! metadata, and symbolon must deny what was tampered with; in the windows every answer is looked
+//! at again. One that is wrong fails the bench. `cold` is symbolon's CPU per check on the first
+//! sight of each token and certificate.
 //!
-//! With `--json` the last line is one JSON object with `cpu_ratio`, `rps_ratio`, `p50_ratio`, `p99_ratio`
-//! and the figures behind them.
+//! With `--json` the last line is one JSON object with `cpu_ratio`, `rps_ratio`, `p50_ratio`,
+//! `p99_ratio` and the figures behind them.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -84,7 +86,11 @@ struct Options {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rules: u32,
     /// Checks in one window.
-    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    #[arg(
+        long,
+        default_value_t = 30_000,
+        value_parser = clap::value_parser!(u32).range(1_000..=10_000_000)
+    )]
     checks: u32,
     /// Rounds; each has two windows of either server.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -190,8 +196,8 @@ async fn sample(
     })
 }
 
-/// Asks `count` checks on new connections and returns what the client saw and the server's CPU time per
-/// check in microseconds.
+/// Asks `count` checks on new connections and returns what the client saw and the server's CPU time
+/// per check in microseconds.
 async fn window(
     server: &Server,
     checks: &Rc<Vec<bytes::Bytes>>,
@@ -227,8 +233,8 @@ async fn await_ready(server: &mut Server, corpus: &Corpus) -> anyhow::Result<()>
     }
 }
 
-/// Proves that symbolon decides: allows each check with the headers and metadata that its rule sets, and
-/// denies what was tampered with.
+/// Proves that symbolon decides: allows each check with the headers and metadata that its rule
+/// sets, and denies what was tampered with.
 async fn prove(server: &Server, corpus: &Corpus) -> anyhow::Result<()> {
     let client = Client::connect(server.address).await?;
     for (check, identity) in corpus.checks.iter().zip(&corpus.identities) {

@@ -4,8 +4,8 @@
 //! cargo bench --bench stages [-- FILTER]
 //! ```
 //!
-//! The checks are those of the load bench. `decode: envoy-types` and `token: bare ES256 verification` are no
-//! stages of ours: they stand beside for comparison.
+//! The checks are those of the load bench. `decode: envoy-types` and `token: bare ES256
+//! verification` are no stages of ours: they stand beside for comparison.
 
 #[path = "load/corpus.rs"]
 #[expect(

@@ -18,8 +18,8 @@ use tokio::{net::TcpStream, task::JoinSet};
 /// Connections, as an Envoy with two worker threads holds them: one each.
 const CONNECTIONS: usize = 2;
 
-/// What one connection may have received and not yet given back; far more than answers take up, so that
-/// flow control costs neither server anything.
+/// What one connection may have received and not yet given back; far more than answers take up, so
+/// that flow control costs neither server anything.
 const WINDOW: u32 = 16 << 20;
 
 /// Open connections to one server.
@@ -86,8 +86,8 @@ impl Client {
         Ok(CheckResponse::decode(body.get(5..).context("a gRPC message")?)?)
     }
 
-    /// Asks `count` checks in their order, from `first` on and around, with `in_flight` at a time, and
-    /// looks at every answer: all must be allowed.
+    /// Asks `count` checks in their order, from `first` on and around, with `in_flight` at a time,
+    /// and looks at every answer: all must be allowed.
     ///
     /// # Errors
     /// When an RPC fails or a check is not allowed.

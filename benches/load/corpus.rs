@@ -1,5 +1,5 @@
-//! What is asked: a mesh of workloads with certificates and tokens, the policies that allow them, and
-//! the checks Envoy would send, encoded once.
+//! What is asked: a mesh of workloads with certificates and tokens, the policies that allow them,
+//! and the checks Envoy would send, encoded once.
 
 use std::{
     collections::HashMap,
@@ -34,8 +34,8 @@ use rcgen::{
 };
 use symbolon::clock::{Clock as _, SystemClock};
 
-/// Workloads that call, each with a certificate and a token of its own: more than the thousand below
-/// which caches of fixed small sizes would flatter.
+/// Workloads that call, each with a certificate and a token of its own: more than the thousand
+/// below which caches of fixed small sizes would flatter.
 const CALLERS: usize = 1024;
 
 /// Checks, each with a path of its own; every caller has several.
@@ -65,8 +65,8 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// Mints certificates and tokens, writes a policy directory with `rules` rules to `policies` and
-    /// encodes the checks it allows.
+    /// Mints certificates and tokens, writes a policy directory with `rules` rules to `policies`
+    /// and encodes the checks it allows.
     ///
     /// # Errors
     /// When the directory cannot be written.

@@ -1,4 +1,5 @@
-//! What is asked of: symbolon and the no-op server, each in a process of its own, and their CPU time.
+//! What is asked of: symbolon and the no-op server, each in a process of its own, and their CPU
+//! time.
 
 use std::{
     fs,
@@ -40,7 +41,8 @@ impl Server {
         Ok(Self { name: "no-op", address, process })
     }
 
-    /// Starts symbolon on `policies`, with metrics, and decision records written to a file in `scratch`.
+    /// Starts symbolon on `policies`, with metrics, and decision records written to a file in
+    /// `scratch`.
     ///
     /// # Errors
     /// When the process cannot be started.

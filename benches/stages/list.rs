@@ -15,8 +15,8 @@ use crate::corpus::Corpus;
 /// Rules in the policy set.
 const RULES: usize = 100;
 
-/// Checks in turn: few enough to stay in the processor's caches, where a server finds what it has just
-/// received. How the program's own caches do with many is the load bench's question.
+/// Checks in turn: few enough to stay in the processor's caches, where a server finds what it has
+/// just received. How the program's own caches do with many is the load bench's question.
 const MESSAGES: usize = 64;
 
 /// A stage: each run takes the next check of the corpus.
@@ -68,8 +68,8 @@ pub(crate) fn stages(directory: &Path) -> anyhow::Result<Vec<Stage>> {
 /// gRPC's five bytes before a message.
 const FRAME_HEAD: usize = 5;
 
-/// What the verification of one ES256 signature costs by itself (RFC 7518 §3.4): what no cold check can
-/// be below.
+/// What the verification of one ES256 signature costs by itself (RFC 7518 §3.4): what no cold check
+/// can be below.
 fn bare_signature(directory: &Path, messages: &[Bytes]) -> anyhow::Result<Stage> {
     let jwks: serde_json::Value =
         serde_json::from_slice(&std::fs::read(directory.join("corp.jwks.json"))?)?;
