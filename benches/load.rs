@@ -10,11 +10,11 @@
 //! whatever else the machine does meets both alike, and prints for both, and as symbolon over
 //! no-op:
 //!
-//! - **CPU per check**: what the server's threads used in the window, user and system, by the checks in
-//!   it. The main figure: client and server share the machine, and this alone leaves the client
-//! out.
-//! - **checks per second**, closed loop, [`Options::in_flight`] checks in flight on two connections.
-//!   On a machine of few cores the client's own share bounds it, and with it the ratio.
+//! - **CPU per check**: what the server's threads used in the window, user and system, by the
+//!   checks in it. The main figure: client and server share the machine, and this alone leaves the
+//!   client out.
+//! - **checks per second**, closed loop, [`Options::in_flight`] in flight on two connections. On a
+//!   machine of few cores the client's own share bounds it, and with it the ratio.
 //! - **p50, p99** of a check's latency, closed loop with [`LATENCY_IN_FLIGHT`] in flight: where a
 //!   server is kept full, latency only says throughput again.
 //!
