@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::{
-    policy::{Permit, upstream::UpstreamChanges},
+    policy::{Permit, upstream::HeaderChanges},
     reason::{Outcome, Reason},
     snapshot::Generation,
     telemetry::decision_id::DecisionId,
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Answer<'a> {
     /// The policy allowed, and these headers go on or come off.
-    Allow(Permit<'a>, UpstreamChanges<'a>),
+    Allow(Permit<'a>, HeaderChanges),
     /// Everything else.
     Deny(Refusal<'a>),
 }
@@ -33,7 +33,7 @@ pub struct Refusal<'a> {
     /// The rule that denied or came closest.
     pub rule: Option<&'a str>,
     /// Scopes for the challenge; only where peer, token and binding held.
-    pub scopes: &'a str,
+    pub scopes: &'a [Box<str>],
     /// Whether the client speaks gRPC: Envoy then puts the body into `grpc-message`.
     pub grpc: bool,
 }
@@ -42,7 +42,7 @@ impl<'a> Refusal<'a> {
     /// Returns a denial that no rule took part in.
     #[must_use]
     pub const fn without_rule(reason: Reason) -> Self {
-        Self { reason, rule: None, scopes: "", grpc: false }
+        Self { reason, rule: None, scopes: &[], grpc: false }
     }
 }
 
@@ -60,7 +60,7 @@ impl Answer<'_> {
     #[must_use]
     pub fn rule(&self) -> Option<&str> {
         match self {
-            Self::Allow(permit, _) => Some(permit.rule().id()),
+            Self::Allow(permit, _) => Some(&permit.rule().id),
             Self::Deny(refusal) => refusal.rule,
         }
     }
@@ -87,10 +87,11 @@ pub fn build(answer: &Answer<'_>, label: Label<'_>) -> CheckResponse {
             denied_response: None,
             ok_response: Some(OkHttpResponse {
                 headers: changes
-                    .set()
+                    .set
+                    .iter()
                     .map(|(name, value)| overwrite(name.clone(), value.clone()))
                     .collect(),
-                headers_to_remove: changes.remove().cloned().collect(),
+                headers_to_remove: changes.remove.to_vec(),
                 response_headers_to_add: Vec::new(),
             }),
             dynamic_metadata,
@@ -145,7 +146,7 @@ fn denied(refusal: &Refusal<'_>, id: &DecisionId) -> DeniedHttpResponse {
 }
 
 /// Returns the challenge of RFC 6750 §3. Nothing of the request is ever in it.
-fn challenge(outcome: Outcome, scopes: &str) -> Option<Bytes> {
+fn challenge(outcome: Outcome, scopes: &[Box<str>]) -> Option<Bytes> {
     // RFC 6750 §3: the scheme must be followed by at least one parameter, and without a credential
     // there is no error code: so a realm.
     let text: &'static [u8] = match outcome {
@@ -156,6 +157,7 @@ fn challenge(outcome: Outcome, scopes: &str) -> Option<Bytes> {
             br#"Bearer realm="api", error="insufficient_scope""#
         }
         Outcome::InsufficientScope => {
+            let scopes = scopes.join(" ");
             return Some(
                 format!(r#"Bearer realm="api", error="insufficient_scope", scope="{scopes}""#)
                     .into(),
@@ -300,14 +302,14 @@ mod tests {
 
     #[test]
     fn a_missing_credential_is_challenged_without_an_error_code() {
-        let challenge = challenge(Outcome::Unauthorized, "").unwrap();
+        let challenge = challenge(Outcome::Unauthorized, &[]).unwrap();
         assert!(!challenge.windows(5).any(|w| w == b"error"));
         assert!(challenge.starts_with(b"Bearer realm="));
     }
 
     #[test]
     fn missing_scopes_are_named_in_the_challenge() {
-        let challenge = challenge(Outcome::InsufficientScope, "a b").unwrap();
+        let challenge = challenge(Outcome::InsufficientScope, &["a".into(), "b".into()]).unwrap();
         assert_eq!(
             challenge.as_ref(),
             br#"Bearer realm="api", error="insufficient_scope", scope="a b""#

@@ -27,14 +27,19 @@ use prost::Message;
 use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
-    credential::{self, Principal, Verified, cache::TokenCache},
+    credential::{self, Peer, Principal, Proof, Verified, cache::TokenCache, claims::AccessToken},
     evidence::{Evidence, certificate::CertificateCache},
-    identity::SpiffeId,
+    identity::{SpiffeId, Thumbprint},
     policy::Decision,
     reason::Reason,
     response::{self, Answer, Label, Refusal},
     snapshot::{Snapshot, SnapshotStore},
-    telemetry::{decision_id::DecisionId, metrics::Metrics, record, sink::RecordQueue},
+    telemetry::{
+        decision_id::DecisionId,
+        metrics::Metrics,
+        record::{DecisionRecord, PeerRecord, PolicyRecord, TokenRecord},
+        sink::{QueueFull, RecordQueue},
+    },
     transport::{
         unary::{UnaryBody, UnaryError},
         wire::{CheckRequest, CheckResponse},
@@ -176,18 +181,20 @@ impl Check<'_> {
         let principal = self.verify(&evidence, candidates.needs(), snapshot, now).await;
         let decision = snapshot.policies.decide(&candidates, &evidence, &principal, &mut ());
         let answer = match decision {
-            Decision::Allow(permit) => match permit.upstream(&evidence, &principal, &self.id) {
-                Ok(changes) => Answer::Allow(permit, changes),
-                Err(_) => Answer::Deny(Refusal {
-                    reason: Reason::UpstreamHeaderInvalid,
-                    rule: Some(permit.rule().id()),
-                    scopes: "",
-                    grpc: is_grpc(&evidence),
-                }),
-            },
+            Decision::Allow(permit) => {
+                match permit.upstream(&evidence, &principal, self.id.as_str()) {
+                    Ok(changes) => Answer::Allow(permit, changes),
+                    Err(_) => Answer::Deny(Refusal {
+                        reason: Reason::UpstreamHeaderInvalid,
+                        rule: Some(&permit.rule().id),
+                        scopes: &[],
+                        grpc: is_grpc(&evidence),
+                    }),
+                }
+            }
             Decision::Deny(denial) => Answer::Deny(Refusal {
                 reason: denial.reason,
-                rule: denial.rule.map(|rule| rule.id()),
+                rule: denial.rule.map(|rule| &*rule.id),
                 scopes: denial.scopes(),
                 grpc: is_grpc(&evidence),
             }),
@@ -206,12 +213,13 @@ impl Check<'_> {
         now: UnixTime,
     ) -> Principal<'e> {
         let tokens = &self.context.tokens;
-        match credential::verify(evidence, needs, &snapshot.trust, tokens, now) {
-            Verified::Settled(principal) => principal,
-            Verified::KeyMissing(missing) => {
-                missing.refetch.await;
-                credential::verify_again(evidence, needs, &snapshot.trust, tokens, now)
+        let mut refetched = false;
+        loop {
+            match credential::verify(evidence, needs, &snapshot.trust, tokens, now, refetched) {
+                Verified::Settled(principal) => return principal,
+                Verified::KeyMissing(refetch) => refetch.0.await,
             }
+            refetched = true;
         }
     }
 
@@ -233,7 +241,7 @@ impl Check<'_> {
 
     /// Denies a check that panicked. Where recording it panics too, nothing but the denial is left to do.
     fn refuse_after_panic(&self) -> CheckResponse {
-        self.context.metrics.panicked();
+        self.context.metrics.panic();
         let refuse = AssertUnwindSafe(|| self.refuse(Reason::InternalError));
         std::panic::catch_unwind(refuse).unwrap_or_else(|_panic| {
             let label = Label { id: &self.id, generation: None, principal: None };
@@ -244,36 +252,82 @@ impl Check<'_> {
     /// Records, counts and builds the response: each check comes here exactly once.
     fn finish(&self, now: UnixTime, answer: &Answer<'_>, facts: Facts<'_>) -> CheckResponse {
         let elapsed = self.arrived.elapsed();
-        let recorded = self.context.records.push(&self.record(now, elapsed, answer, facts));
+        let recorded = self.record(now, elapsed, answer, facts);
         let unrecorded = Answer::Deny(Refusal::without_rule(Reason::RecordUnavailable));
         let answer = if recorded.is_ok() { answer } else { &unrecorded };
         self.context.metrics.check(answer.reason(), elapsed);
         let label = Label {
             id: &self.id,
             generation: facts.snapshot.map(|snapshot| &snapshot.generation),
-            principal: facts.principal.and_then(Principal::spiffe).map(SpiffeId::as_str),
+            principal: facts.peer().and_then(|peer| peer.spiffe).map(SpiffeId::as_str),
         };
         response::build(answer, label)
     }
 
-    fn record<'a>(
-        &'a self,
+    fn record(
+        &self,
         now: UnixTime,
         elapsed: Duration,
-        answer: &'a Answer<'_>,
-        facts: Facts<'a>,
-    ) -> record::DecisionRecord<'a> {
-        record::DecisionRecord::new(record::Facts {
-            now,
-            elapsed,
-            id: &self.id,
-            caller: self.caller,
-            reason: answer.reason(),
-            rule: answer.rule(),
-            generation: facts.snapshot.map(|snapshot| &snapshot.generation),
-            evidence: facts.evidence,
-            principal: facts.principal,
-        })
+        answer: &Answer<'_>,
+        facts: Facts<'_>,
+    ) -> Result<(), QueueFull> {
+        let mut record = DecisionRecord::new(now, self.id, answer.reason());
+        record.rule = answer.rule();
+        record.caller = self.caller;
+        record.duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        record.policy = facts.snapshot.map(|snapshot| PolicyRecord {
+            generation: snapshot.generation.number,
+            hash: &snapshot.generation.hash,
+            commit: snapshot.generation.commit.as_deref(),
+        });
+        if let Some(evidence) = facts.evidence {
+            record.request_id = Some(evidence.request_id).filter(|id| !id.is_empty());
+            record.workload = evidence.workload.map(SpiffeId::as_str);
+            if let Some(http) = evidence.http() {
+                record.method = Some(http.method);
+                record.host = Some(&http.host);
+                record.path = Some(&http.path.canonical);
+            }
+        }
+        let thumbprint = facts.peer().and_then(|peer| peer.thumbprint);
+        let thumbprint = thumbprint.map(Thumbprint::to_base64url);
+        record.peer = facts.peer().map(|peer| PeerRecord {
+            spiffe: peer.spiffe.map(SpiffeId::as_str),
+            thumbprint: thumbprint.as_deref(),
+            verified_by: Some("envoy"),
+        });
+        record.token = facts.token().map(|(token, binding)| TokenRecord {
+            issuer: &token.issuer,
+            sub: token.subject.as_deref(),
+            client_id: token.client_id.as_deref(),
+            scopes: &token.scopes,
+            jti: token.id.as_deref(),
+            binding,
+        });
+        self.context.records.push(&record)
+    }
+}
+
+impl<'a> Facts<'a> {
+    fn peer(&self) -> Option<&'a Peer<'a>> {
+        match &self.principal?.peer {
+            Proof::Proven(peer) => Some(peer),
+            Proof::Absent | Proof::Unproven(_) => None,
+        }
+    }
+
+    /// Returns the token whose signature held, and what binds it to this call.
+    fn token(&self) -> Option<(&'a AccessToken, &'static [&'static str])> {
+        let principal = self.principal?;
+        match &principal.token {
+            Proof::Proven(bound) if bound.binding.certificate => {
+                Some((&bound.token, &["certificate"]))
+            }
+            Proof::Proven(bound) => Some((&bound.token, &["none"])),
+            Proof::Absent | Proof::Unproven(_) => {
+                principal.refused_token.as_deref().map(|token| (token, &[][..]))
+            }
+        }
     }
 }
 
