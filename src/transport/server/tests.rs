@@ -392,17 +392,20 @@ async fn old_connection_ends_after_its_calls() {
 
 #[tokio::test]
 async fn close_lets_calls_in_flight_finish() {
-    let under = start(settings(), None).await;
-    let address = under.address();
-    let mut client = under.connect().await;
-    let mut idle = under.connect().await;
+    // A Unix socket: a port that was closed may be another test's at once.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("grpc.sock");
+    let listen = vec![Endpoint::Unix(path.clone())];
+    let under = start(GrpcSettings { listen, ..settings() }, None).await;
+    let connect = async || client(UnixStream::connect(&path).await.unwrap()).await;
+    let (mut client, mut idle) = (connect().await, connect().await);
     idle.check("").await.unwrap();
     let held = tokio::spawn(async move { client.check("hold").await });
     under.service.entered.notified().await;
     let closing = tokio::spawn(under.server.close(Duration::from_secs(60)));
     // The idle connection's end says that closing has begun.
     idle.connection.await.unwrap().unwrap();
-    TcpStream::connect(address).await.unwrap_err();
+    UnixStream::connect(&path).await.unwrap_err();
     assert!(!held.is_finished());
     under.service.release.notify_one();
     held.await.unwrap().unwrap();
