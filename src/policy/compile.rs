@@ -216,7 +216,7 @@ const MAX_NAME_BYTES: usize = 253;
 fn suggest<'k>(text: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
     known
         .map(|known| (distance(text, known), known))
-        .filter(|(distance, known)| distance.saturating_mul(3) <= known.len().max(3))
+        .filter(|(distance, known)| distance.saturating_mul(2) <= known.len())
         .min()
         .map(|(_, known)| format!("did you mean `{known}`?"))
 }
