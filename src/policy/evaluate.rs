@@ -51,10 +51,9 @@ impl Rule {
     fn denies(&self, principal: &Principal<'_>) -> Verdict {
         let from = match (&self.from, &principal.peer) {
             (None, _) => Match::Yes,
-            (Some(_), Proof::Absent) => Match::No,
             (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
             (Some(from), Proof::Proven(peer)) if from.names(peer, Effect::Deny) => Match::Yes,
-            (Some(_), Proof::Proven(_)) => Match::No,
+            (Some(_), Proof::Proven(_) | Proof::Absent) => Match::No,
         };
         let token = match (&self.token, &principal.token) {
             (None, _) => Match::Yes,
@@ -122,11 +121,12 @@ impl TokenPart {
                 Reason::BindingNotAllowed
             });
         }
-        let holds = |scope: &Box<str>| holds_scope(bound, scope);
-        if self.scopes.as_deref().is_some_and(|scopes| !scopes.iter().all(holds)) {
-            return Err(Reason::ScopeMissing);
+        let required = self.scopes.as_deref().unwrap_or_default();
+        if required.iter().all(|scope| holds_scope(bound, scope)) {
+            Ok(())
+        } else {
+            Err(Reason::ScopeMissing)
         }
-        Ok(())
     }
 
     /// Says whether a deny rule matches the token.

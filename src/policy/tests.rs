@@ -45,6 +45,7 @@ pub(super) fn text(value: &str) -> Text {
     Spanned { value: value.to_owned(), at: at(value) }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the lists of documents are optional")]
 pub(super) fn texts(values: &[&str]) -> Option<Vec<Text>> {
     Some(values.iter().map(|value| text(value)).collect())
 }

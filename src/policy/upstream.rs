@@ -48,7 +48,7 @@ pub struct HeaderChanges {
     /// Name and value; each overwrites whatever the request has.
     pub set: SmallVec<[(Bytes, Bytes); 4]>,
     /// Names to remove.
-    pub remove: SmallVec<[Bytes; 8]>,
+    pub remove: SmallVec<[Bytes; 16]>,
 }
 
 impl Permit<'_> {
@@ -129,12 +129,19 @@ impl HeaderChanges {
             "dpop" if strip.dpop => self.remove.push(Bytes::from_static(b"dpop")),
             _ => {}
         }
-        let folded: SmallVec<[u8; 64]> = fold(name).collect();
-        let kept = upstream.keep.iter().any(|kept| kept.as_bytes() == &*folded);
-        let overrides = !kept && OVERRIDES.iter().any(|known| known.as_bytes() == &*folded);
-        let removed = || upstream.remove.iter().any(|removed| *removed.canonical == *folded);
-        let mixed = name.contains('_') && name.contains('-');
-        if overrides || (mixed && (ownership.owns(&folded) || removed())) {
+        let kept = |name: &[u8]| upstream.keep.iter().any(|kept| kept.as_bytes() == name);
+        let overrides = |name: &[u8]| OVERRIDES.iter().any(|known| known.as_bytes() == name);
+        let remove = if name.contains('_') {
+            let folded: SmallVec<[u8; 64]> = fold(name).collect();
+            // The two pure spellings are removed whether they are seen or not.
+            let mixed = name.contains('-');
+            let removed = || upstream.remove.iter().any(|removed| *removed.canonical == *folded);
+            (overrides(&folded) && !kept(&folded))
+                || (mixed && (ownership.owns(&folded) || removed()))
+        } else {
+            overrides(name.as_bytes()) && !kept(name.as_bytes())
+        };
+        if remove {
             self.remove.push(Bytes::copy_from_slice(name.as_bytes()));
         }
     }

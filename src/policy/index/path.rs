@@ -23,7 +23,7 @@ pub(super) struct Paths {
     deny: Rules,
     /// Every deny rule, for paths that its policy does not read.
     unread: Leaf,
-    tcp: HashMap<u16, Vec<(u32, Effect)>>,
+    tcp: HashMap<u16, Vec<(usize, Effect)>>,
 }
 
 /// Rules of one effect.
@@ -60,7 +60,7 @@ struct Leaf {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    rule: u32,
+    rule: usize,
     rank: Box<[u8]>,
     /// What the rule's policy opts in to.
     forms: PathForms,
@@ -100,7 +100,7 @@ impl<'q> Query<'q> {
 }
 
 impl Paths {
-    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(u32, Effect, Route)]) {
+    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(usize, Effect, Route)]) {
         for (rule, effect, route) in rules {
             if let Some(ports) = &route.tcp {
                 for port in ports {
