@@ -299,3 +299,22 @@ fn the_most_specific_host_then_path_then_token_then_name_decides() {
         }
     }
 }
+
+#[test]
+fn one_of_ten_thousand_rules_is_found_alone() {
+    let policies = (0..100).map(|service| PolicyDocument {
+        workloads: texts(&[&format!("spiffe://td/ns/shop/sa/s{service}")]),
+        hosts: texts(&[&format!("s{service}.example")]),
+        ..policy(
+            &format!("s{service}"),
+            (0..100)
+                .map(|rule| open(&format!("r{rule}")).paths(&[&format!("/v1/r{rule}/{{id}}")]))
+                .collect(),
+        )
+    });
+    let set = compiled(policies.collect());
+    assert_eq!(set.rule_count(), 10_000);
+    let evidence = http("GET", "s42.example", "/v1/r7/x").of("spiffe://td/ns/shop/sa/s42");
+    assert_eq!(set.candidates(&evidence).count(), 1);
+    assert_eq!(decide(&set, &evidence, &nobody()), (Allowed, "s42/r7".to_owned()));
+}
