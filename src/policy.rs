@@ -2,16 +2,25 @@
 //!
 //! Deciding is pure and synchronous: no clock, no I/O, no logging.
 
+pub mod candidates;
 pub mod compile;
 pub mod decision;
 pub mod document;
+pub mod evaluate;
 pub mod index;
 pub mod load;
 pub mod pattern;
+pub mod rule;
 pub mod upstream;
 pub mod yaml;
 
-pub use decision::{Decision, Denial, Permit};
+#[cfg(test)]
+mod tests;
+
+pub use candidates::Candidates;
+pub use decision::{Decision, Denial, Observer, Permit, Verdict};
+pub use index::PolicySet;
+pub use rule::Rule;
 
 /// What the candidate rules need to have verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,16 @@
 //! What is decided: [`Decision`], with a [`Permit`] that only this module can make.
 
-use crate::{policy::compile::Rule, reason::Reason};
+use crate::{
+    credential::Principal,
+    evidence::Evidence,
+    policy::{
+        candidates::{Candidate, Candidates},
+        index::PolicySet,
+        rule::Rule,
+        upstream::Ownership,
+    },
+    reason::Reason,
+};
 
 /// The decision of one check.
 #[derive(Debug)]
@@ -16,6 +26,7 @@ pub enum Decision<'s> {
 pub struct Permit<'s> {
     rule: &'s Rule,
     verified_token: bool,
+    ownership: &'s Ownership,
     _sealed: (),
 }
 
@@ -31,6 +42,10 @@ impl<'s> Permit<'s> {
     pub const fn verified_token(&self) -> bool {
         self.verified_token
     }
+
+    pub(in crate::policy) const fn ownership(&self) -> &'s Ownership {
+        self.ownership
+    }
 }
 
 /// A denial.
@@ -40,4 +55,125 @@ pub struct Denial<'s> {
     pub reason: Reason,
     /// The rule that denied, or came closest to allowing.
     pub rule: Option<&'s Rule>,
+}
+
+impl<'s> Denial<'s> {
+    /// Returns the scopes that a challenge may name (RFC 6750 §3): those of the rule, where nothing but
+    /// scopes was missing; else none, as they would tell a stranger about the policy.
+    #[must_use]
+    pub fn scopes(&self) -> &'s [Box<str>] {
+        let token = match (self.reason == Reason::ScopeMissing, self.rule) {
+            (true, Some(rule)) => rule.token.as_ref(),
+            (true, None) | (false, _) => None,
+        };
+        token.and_then(|token| token.scopes.as_deref()).unwrap_or_default()
+    }
+}
+
+/// How one rule came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// An allow rule holds.
+    Allows {
+        /// It has a `token` part, which holds.
+        verified_token: bool,
+    },
+    /// An allow rule fails.
+    Fails(Reason),
+    /// A deny rule matches.
+    Denies,
+    /// A deny rule matches, because what was presented could not be verified.
+    DeniesUnproven(Reason),
+    /// A deny rule does not match.
+    NotMatched,
+}
+
+/// Sees each rule that is asked, and how it came out. `()` does not look.
+pub trait Observer {
+    /// A rule was asked.
+    fn asked(&mut self, rule: &Rule, verdict: Verdict);
+}
+
+impl Observer for () {
+    fn asked(&mut self, _: &Rule, _: Verdict) {}
+}
+
+impl PolicySet {
+    /// Decides, from the candidates and what of the principal is proven.
+    ///
+    /// A deny rule that matches wins. Of several, one that matches for certain gives the reason
+    /// (`explicit_deny`) before any that matches what is unproven, since nothing the caller mends would
+    /// help; of those, and of allow rules that fail, the one that came furthest does.
+    ///
+    /// Does not verify: `principal` must hold what [`Candidates::needs`] asks for.
+    pub fn decide<'s>(
+        &'s self,
+        candidates: &Candidates<'s>,
+        _evidence: &Evidence<'_>,
+        principal: &Principal<'_>,
+        observer: &mut impl Observer,
+    ) -> Decision<'s> {
+        if candidates.is_ambiguous() {
+            return Decision::Deny(Denial { reason: Reason::AmbiguousPath, rule: None });
+        }
+        let mut denied = None;
+        let mut allowed = None;
+        let mut failed = None;
+        for candidate in candidates.iter() {
+            let verdict = candidate.rule.ask(principal);
+            observer.asked(candidate.rule, verdict);
+            let standing = |reason, verified| Standing { candidate: *candidate, reason, verified };
+            match verdict {
+                Verdict::Allows { verified_token } => {
+                    Standing::keep(&mut allowed, standing(Reason::Allowed, verified_token));
+                }
+                Verdict::Fails(reason) => Standing::keep(&mut failed, standing(reason, false)),
+                // `explicit_deny` is of the last stage, `Held`, and so comes before what is unproven.
+                Verdict::Denies => {
+                    Standing::keep(&mut denied, standing(Reason::ExplicitDeny, false));
+                }
+                Verdict::DeniesUnproven(reason) => {
+                    Standing::keep(&mut denied, standing(reason, false));
+                }
+                Verdict::NotMatched => {}
+            }
+        }
+        match (denied, allowed, failed) {
+            (Some(standing), _, _) | (None, None, Some(standing)) => Decision::Deny(Denial {
+                reason: standing.reason,
+                rule: Some(standing.candidate.rule),
+            }),
+            (None, Some(standing), _) => Decision::Allow(Permit {
+                rule: standing.candidate.rule,
+                verified_token: standing.verified,
+                ownership: self.ownership(),
+                _sealed: (),
+            }),
+            (None, None, None) => {
+                Decision::Deny(Denial { reason: Reason::NoMatchingRule, rule: None })
+            }
+        }
+    }
+}
+
+/// A rule that was asked, among others that came out alike.
+#[derive(Clone, Copy, Debug)]
+struct Standing<'s> {
+    candidate: Candidate<'s>,
+    reason: Reason,
+    verified: bool,
+}
+
+impl Standing<'_> {
+    /// Keeps the one that came furthest; of those that came equally far, the most specific.
+    fn keep(best: &mut Option<Self>, new: Self) {
+        let wins = best.as_ref().is_none_or(|best| {
+            (new.reason.stage().cmp(&best.reason.stage()))
+                .then_with(|| new.candidate.rank(new.verified, &best.candidate, best.verified))
+                .is_gt()
+        });
+        if wins {
+            *best = Some(new);
+        }
+    }
 }

@@ -1,0 +1,86 @@
+//! `to`: what is asked for.
+
+use crate::{
+    diagnostic::Diagnostic,
+    policy::{
+        compile::Compiler,
+        document::{Effect, PolicyDocument, RuleDocument, ToDocument},
+        pattern::{Template, name},
+        rule::Route,
+    },
+};
+
+impl Compiler<'_> {
+    /// Returns the route, the upgrades and whether the rule matches preflights alone.
+    pub(super) fn to(
+        &mut self,
+        policy: &PolicyDocument,
+        rule: &RuleDocument,
+    ) -> (Route, Option<Box<[Box<str>]>>, bool) {
+        let Some(to) = &rule.to else { return (Route::default(), None, false) };
+        let methods = self.list(to.methods.as_deref(), name::method);
+        if let (true, Some(methods)) = (to.preflight, &to.methods)
+            && !methods.iter().any(|method| method.value == "OPTIONS")
+        {
+            self.wrong(
+                &to.at,
+                "a preflight is an `OPTIONS` request, which `methods` does not list",
+            );
+        }
+        let paths = self.list(to.paths.as_deref(), Template::parse);
+        if policy.case_insensitive {
+            self.check_case(to);
+        }
+        let tcp = to.tcp.as_ref().map(|ports| {
+            self.unique_values(ports);
+            for port in ports.iter().filter(|port| port.value == 0) {
+                self.wrong(&port.at, "a port is 1 to 65535");
+            }
+            ports.iter().map(|port| port.value).collect()
+        });
+        let upgrades = self.list(to.upgrades.as_deref(), name::upgrade);
+        (Route { methods, paths, tcp }, upgrades.map(Into::into), to.preflight)
+    }
+
+    /// Which letters beyond ASCII are the same but for case differs among servers.
+    fn check_case(&mut self, to: &ToDocument) {
+        for text in to.paths.iter().flatten() {
+            if Template::parse(&text.value).is_ok_and(|template| template.has_non_ascii()) {
+                self.report(
+                    Diagnostic::new(&text.at, "`caseInsensitive` compares ASCII letters only")
+                        .help("write `{name}` for the segment"),
+                );
+            }
+        }
+    }
+
+    /// A TCP check carries addresses and a peer, and nothing else.
+    pub(super) fn check_tcp(&mut self, policy: &PolicyDocument, rule: &RuleDocument) {
+        let Some(to) = &rule.to else { return };
+        if policy.workloads.is_none() || policy.hosts.is_some() {
+            self.report(
+                Diagnostic::new(
+                    &to.at,
+                    "a TCP check carries no host, so that this rule never answers one",
+                )
+                .help("put the rule into a policy with `workloads` and without `hosts`"),
+            );
+        }
+        for (name, is_there) in [
+            ("methods", to.methods.is_some()),
+            ("paths", to.paths.is_some()),
+            ("upgrades", to.upgrades.is_some()),
+            ("preflight", to.preflight),
+        ] {
+            if is_there {
+                self.wrong(&to.at, format!("`{name}` beside `tcp`: a TCP check carries no HTTP"));
+            }
+        }
+        if let Some(token) = &rule.token {
+            self.wrong(&token.at, "`token` in a rule with `tcp`: a TCP check carries no token");
+        }
+        if rule.upstream.is_some() && rule.effect == Effect::Allow {
+            self.wrong(&rule.at, "`upstream` in a rule with `tcp`: a TCP check carries no headers");
+        }
+    }
+}

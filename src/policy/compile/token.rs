@@ -1,0 +1,155 @@
+//! `token` and `audiences`: with which token.
+
+use crate::{
+    diagnostic::Diagnostic,
+    policy::{
+        compile::{Compiler, suggest},
+        document::{
+            BindingName, Effect, IssuerDocument, PolicyDocument, RuleDocument, TokenDocument,
+        },
+        pattern::name,
+        rule::{Bindings, NamedIssuer, TokenPart},
+    },
+};
+
+impl Compiler<'_> {
+    /// Checks a policy's `audiences` as a whole.
+    pub(super) fn audiences(&mut self, policy: &PolicyDocument) {
+        let tokens: Vec<&TokenDocument> =
+            policy.rules.iter().filter_map(|rule| rule.token.as_ref()).collect();
+        let Some(audiences) = &policy.audiences else {
+            if let Some(token) = tokens.first() {
+                self.report(
+                    Diagnostic::new(&token.at, "a policy with a `token` part needs `audiences`").help(
+                        "write into the policy's `spec` which audience this service is, such as \
+                         `audiences: [\"https://payments.example\"]`",
+                    ),
+                );
+            }
+            return;
+        };
+        self.unique(audiences);
+        if tokens.is_empty() {
+            if let Some(audience) = audiences.first() {
+                self.wrong(
+                    &audience.at,
+                    "`audiences` has no meaning where no rule has a `token` part",
+                );
+            }
+            return;
+        }
+        let names = || tokens.iter().flat_map(|token| &token.issuers);
+        // What an issuer lists that could not be read is not known; its own mistakes are reported.
+        if names().any(|name| self.issuer(&name.value).is_none()) {
+            return;
+        }
+        for audience in audiences {
+            let listed = names()
+                .filter_map(|name| self.issuer(&name.value))
+                .any(|issuer| lists(issuer, &audience.value));
+            if !listed {
+                let known: Vec<&str> = names()
+                    .filter_map(|name| self.issuer(&name.value))
+                    .flat_map(|issuer| issuer.audiences.iter().map(|known| &*known.value))
+                    .collect();
+                let message = format!(
+                    "no issuer that this policy names lists the audience `{}`",
+                    audience.value
+                );
+                let diagnostic = Diagnostic::new(&audience.at, message);
+                let help = suggest(&audience.value, known.into_iter());
+                self.report(Diagnostic { help, ..diagnostic });
+            }
+        }
+    }
+
+    pub(super) fn token(
+        &mut self,
+        policy: &PolicyDocument,
+        rule: &RuleDocument,
+        token: &TokenDocument,
+    ) -> TokenPart {
+        TokenPart {
+            issuers: self.issuers(policy, token),
+            scopes: self.list(token.scopes.as_deref(), name::scope).map(Into::into),
+            binding: self.binding(rule, token),
+        }
+    }
+
+    fn issuers(&mut self, policy: &PolicyDocument, token: &TokenDocument) -> Box<[NamedIssuer]> {
+        self.unique(&token.issuers);
+        if token.issuers.is_empty() {
+            self.wrong(&token.at, "a `token` part names its `issuers`");
+        }
+        let mut named = Vec::new();
+        for name in &token.issuers {
+            let Some(issuer) = self.issuer(&name.value) else {
+                if !self.documents.broken_issuers.contains(&name.value) {
+                    let message = format!("no Issuer `{}` is declared", name.value);
+                    let known = self.documents.issuers.iter().map(|issuer| &*issuer.name.value);
+                    let help = suggest(&name.value, known);
+                    self.report(Diagnostic { help, ..Diagnostic::new(&name.at, message) });
+                }
+                continue;
+            };
+            let Some(own) = &policy.audiences else { continue };
+            let audiences: Box<[Box<str>]> = own
+                .iter()
+                .filter(|audience| lists(issuer, &audience.value))
+                .map(|audience| audience.value.as_str().into())
+                .collect();
+            if audiences.is_empty() {
+                let message = format!(
+                    "the issuer `{}` lists none of this policy's audiences, so that no token of its fits",
+                    name.value
+                );
+                self.wrong(&name.at, message);
+            }
+            named.push(NamedIssuer { name: name.value.as_str().into(), audiences });
+        }
+        named.into()
+    }
+
+    fn binding(&mut self, rule: &RuleDocument, token: &TokenDocument) -> Option<Bindings> {
+        let Some(listed) = &token.binding else {
+            if rule.effect == Effect::Allow {
+                self.needs_peer_trust(&token.at, "a bound token, which `token` asks for,");
+                self.needs_certificate(&token.at, "token");
+            }
+            return None;
+        };
+        self.unique_values(listed);
+        if listed.is_empty() {
+            self.wrong(&token.at, "`binding` lists what satisfies it");
+        }
+        let mut bindings = Bindings::default();
+        for binding in listed {
+            match binding.value {
+                BindingName::Certificate => {
+                    bindings.certificate = true;
+                    self.needs_peer_trust(&binding.at, "`certificate`");
+                    self.needs_certificate(&binding.at, "certificate");
+                }
+                BindingName::Dpop => {
+                    bindings.dpop = true;
+                    self.report(
+                        Diagnostic::new(&binding.at, "`dpop` is not enforced by this version").help(
+                            "leave `binding` out for `[certificate, dpop]`, of which this version \
+                             accepts `certificate`",
+                        ),
+                    );
+                }
+                BindingName::None => bindings.none = true,
+            }
+        }
+        Some(bindings)
+    }
+
+    fn issuer(&self, name: &str) -> Option<&IssuerDocument> {
+        self.documents.issuers.iter().find(|issuer| issuer.name.value == name)
+    }
+}
+
+fn lists(issuer: &IssuerDocument, audience: &str) -> bool {
+    issuer.audiences.iter().any(|listed| listed.value == audience)
+}

@@ -1,0 +1,168 @@
+//! Whether one rule holds for one principal.
+//!
+//! Absent is known, unproven is not: a deny rule does not match what was not presented, and matches what
+//! was presented and could not be verified; an allow rule fails on both.
+
+use crate::{
+    credential::{BoundToken, Peer, Principal, Proof, binding::Binding},
+    policy::{
+        decision::Verdict,
+        document::Effect,
+        rule::{Bindings, FromPart, NamedIssuer, Rule, TokenPart},
+    },
+    reason::Reason,
+};
+
+impl Rule {
+    /// Asks the rule, of which workload, host and `to` match already.
+    pub(in crate::policy) fn ask(&self, principal: &Principal<'_>) -> Verdict {
+        match self.effect {
+            Effect::Allow => match self.allows(principal) {
+                Ok(()) => Verdict::Allows { verified_token: self.token.is_some() },
+                Err(reason) => Verdict::Fails(reason),
+            },
+            Effect::Deny => self.denies(principal),
+        }
+    }
+
+    /// The parts in their order, so that what is wrong with the peer is said before what is wrong with
+    /// the token.
+    fn allows(&self, principal: &Principal<'_>) -> Result<(), Reason> {
+        if let Some(from) = &self.from {
+            match &principal.peer {
+                Proof::Absent => return Err(Reason::PeerAbsent),
+                Proof::Unproven(reason) => return Err(*reason),
+                Proof::Proven(peer) if !from.names(peer, Effect::Allow) => {
+                    return Err(Reason::PeerNotAllowed);
+                }
+                Proof::Proven(_) => {}
+            }
+        }
+        if let Some(token) = &self.token {
+            match &principal.token {
+                Proof::Absent => return Err(Reason::TokenAbsent),
+                Proof::Unproven(reason) => return Err(*reason),
+                Proof::Proven(bound) => token.accepts(bound)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn denies(&self, principal: &Principal<'_>) -> Verdict {
+        let from = match (&self.from, &principal.peer) {
+            (None, _) => Match::Yes,
+            (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
+            (Some(from), Proof::Proven(peer)) if from.names(peer, Effect::Deny) => Match::Yes,
+            (Some(_), Proof::Proven(_) | Proof::Absent) => Match::No,
+        };
+        let token = match (&self.token, &principal.token) {
+            (None, _) => Match::Yes,
+            (Some(_), Proof::Absent) => Match::No,
+            (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
+            (Some(token), Proof::Proven(bound)) => token.matches(bound),
+        };
+        match (from, token) {
+            (Match::No, _) | (_, Match::No) => Verdict::NotMatched,
+            (Match::Unproven(reason), _) | (_, Match::Unproven(reason)) => {
+                Verdict::DeniesUnproven(reason)
+            }
+            (Match::Yes, Match::Yes) => Verdict::Denies,
+        }
+    }
+}
+
+/// Whether a part of a deny rule matches.
+enum Match {
+    Yes,
+    No,
+    /// It cannot be known, for this reason, and so it does.
+    Unproven(Reason),
+}
+
+impl FromPart {
+    /// Says whether all fields name the peer.
+    ///
+    /// A peer whose certificate has a thumbprint that was not forwarded is named by no allow rule's
+    /// thumbprints and by every deny rule's: it has one, only which is not known. DNS names that were not
+    /// forwarded cannot be told from there being none, and match nothing.
+    fn names(&self, peer: &Peer<'_>, effect: Effect) -> bool {
+        let spiffe = self.spiffe.as_deref().is_none_or(|patterns| {
+            peer.spiffe.is_some_and(|id| patterns.iter().any(|pattern| pattern.matches(id)))
+        });
+        let dns = self.dns.as_deref().is_none_or(|names| {
+            let is_named = |san: &str| names.iter().any(|name| name.eq_ignore_ascii_case(san));
+            let certificate = peer.evidence.certificate.as_deref();
+            peer.evidence.dns.iter().any(|san| is_named(san))
+                || certificate.is_some_and(|c| c.dns().iter().any(|san| is_named(san)))
+        });
+        let thumbprint =
+            self.thumbprints.as_deref().is_none_or(|thumbprints| match &peer.thumbprint {
+                Some(thumbprint) => thumbprints.contains(thumbprint),
+                None => effect == Effect::Deny,
+            });
+        spiffe && dns && thumbprint
+    }
+}
+
+impl TokenPart {
+    /// Says whether an allow rule accepts the token.
+    fn accepts(&self, bound: &BoundToken) -> Result<(), Reason> {
+        let issuer = self.issuer(bound).ok_or(Reason::TokenIssuerNotAllowed)?;
+        if !issuer.is_audience_of(bound) {
+            return Err(Reason::TokenAudience);
+        }
+        // RFC 8705 §3 or RFC 9449 §6 unless the rule says otherwise.
+        let default = Bindings { certificate: true, dpop: true, none: false };
+        let listed = self.binding.unwrap_or(default);
+        // A token whose binding is proven also satisfies `none`, so that an issuer may begin to bind.
+        if !(listed.none || listed.has(bound.binding)) {
+            return Err(if bound.binding.is_none() {
+                Reason::TokenUnbound
+            } else {
+                Reason::BindingNotAllowed
+            });
+        }
+        let required = self.scopes.as_deref().unwrap_or_default();
+        if required.iter().all(|scope| holds_scope(bound, scope)) {
+            Ok(())
+        } else {
+            Err(Reason::ScopeMissing)
+        }
+    }
+
+    /// Says whether a deny rule matches the token.
+    fn matches(&self, bound: &BoundToken) -> Match {
+        let Some(issuer) = self.issuer(bound) else { return Match::No };
+        if !issuer.is_audience_of(bound) {
+            return Match::Unproven(Reason::TokenAudience);
+        }
+        let binding = self.binding.is_none_or(|listed| {
+            listed.has(bound.binding) || (listed.none && bound.binding.is_none())
+        });
+        let scopes = self
+            .scopes
+            .as_deref()
+            .is_none_or(|scopes| scopes.iter().any(|scope| holds_scope(bound, scope)));
+        if binding && scopes { Match::Yes } else { Match::No }
+    }
+
+    fn issuer(&self, bound: &BoundToken) -> Option<&NamedIssuer> {
+        self.issuers.iter().find(|issuer| *issuer.name == *bound.token.issuer)
+    }
+}
+
+impl NamedIssuer {
+    fn is_audience_of(&self, bound: &BoundToken) -> bool {
+        bound.token.audiences.iter().any(|given| self.audiences.iter().any(|own| **own == **given))
+    }
+}
+
+impl Bindings {
+    const fn has(self, binding: Binding) -> bool {
+        (self.certificate && binding.certificate) || (self.dpop && binding.dpop)
+    }
+}
+
+fn holds_scope(bound: &BoundToken, scope: &str) -> bool {
+    bound.token.scopes.iter().any(|held| **held == *scope)
+}
