@@ -193,17 +193,15 @@ impl Decoder {
         let Some(text) = node.as_text() else {
             return Err(self.expected(node, &format!("a text: {}", text::or(&names))));
         };
-        match words.iter().find(|(name, _)| *name == text) {
-            Some((_, word)) => Ok(*word),
-            None => {
-                let message = format!("expected {}, found `{text}`", text::or(&names));
-                let mistake = Diagnostic::new(&node.at, message);
-                Err(self.report(match text::nearest(text, &names) {
-                    Some(near) => mistake.help(format!("did you mean `{near}`?")),
-                    None => mistake,
-                }))
-            }
+        if let Some((_, word)) = words.iter().find(|(name, _)| *name == text) {
+            return Ok(*word);
         }
+        let message = format!("expected {}, found `{text}`", text::or(&names));
+        let mistake = Diagnostic::new(&node.at, message);
+        Err(self.report(match text::nearest(text, &names) {
+            Some(near) => mistake.help(format!("did you mean `{near}`?")),
+            None => mistake,
+        }))
     }
 }
 

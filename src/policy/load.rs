@@ -34,6 +34,23 @@ pub struct Loaded {
 /// Every mistake of every file, in their order; and a directory without any document of ours, so that an
 /// emptied one never goes live.
 pub fn load(tree: &SourceTree, owned_headers: &[String]) -> Result<Loaded, Diagnostics> {
+    let Reading { documents, mut mistakes, skipped } = read(tree);
+    // Also after mistakes: what dangles comes out of the same run.
+    let policies = compile::compile(&documents, owned_headers, &mut mistakes);
+    if mistakes.is_empty() {
+        return Ok(Loaded { documents, policies, skipped });
+    }
+    Err(collected(tree, mistakes))
+}
+
+/// What a directory holds, right or wrong.
+struct Reading {
+    documents: Documents,
+    mistakes: Vec<Diagnostic>,
+    skipped: Vec<Arc<str>>,
+}
+
+fn read(tree: &SourceTree) -> Reading {
     let mut decoding = Decoding::new(&tree.files);
     let mut skipped = Vec::new();
     let mut is_empty = true;
@@ -60,14 +77,8 @@ pub fn load(tree: &SourceTree, owned_headers: &[String]) -> Result<Loaded, Diagn
             ),
         );
     }
-    // Also after mistakes: what dangles comes out of the same run.
-    let documents = decoding.documents;
-    let mut mistakes = decoding.decoder.diagnostics;
-    let policies = compile::compile(&documents, owned_headers, &mut mistakes);
-    if mistakes.is_empty() {
-        return Ok(Loaded { documents, policies, skipped });
-    }
-    Err(collected(tree, mistakes))
+    let Decoding { documents, decoder, .. } = decoding;
+    Reading { documents, mistakes: decoder.diagnostics, skipped }
 }
 
 /// Sorts mistakes and adds the texts that are needed to show them.

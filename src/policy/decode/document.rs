@@ -193,7 +193,7 @@ impl<'t> Decoding<'t> {
                 Some("TrustDomain") => {
                     self.documents.trust_domains.extend(names.map(|value| TrustDomainDocument {
                         name: Spanned { value, at: at.clone() },
-                    }))
+                    }));
                 }
                 Some("PeerTrust") => self.stand_in(&at),
                 Some(_) | None => {}
