@@ -46,7 +46,7 @@ impl Decoder {
         let found = node.value.kind();
         let mut mistake = Diagnostic::new(&node.at, format!("expected {what}, found {found}"));
         if node.value == Value::Null {
-            mistake = mistake.help("give it a value, or leave the key out");
+            mistake = mistake.help("give it a value; to ask nothing, leave the key out");
         } else if what.starts_with("a text")
             && matches!(node.value, Value::Number(_) | Value::Flag(_))
         {
@@ -286,7 +286,7 @@ impl<'n> Fields<'n> {
 /// author meant to close.
 fn not_enforced(at: &At) -> Diagnostic {
     Diagnostic::new(at, format!("`{}` is not enforced by this version", at.field))
-        .help("leave it out: it would be accepted without effect")
+        .help("what it asks for would not be checked; do without it until a version enforces it")
 }
 
 #[cfg(test)]

@@ -120,18 +120,16 @@ fn read_file(decoding: &mut Decoding<'_>, file: &Arc<str>, bytes: &[u8]) -> Foun
     let owners: Vec<Owner> = documents.iter().map(|document| owner(&document.root)).collect();
     let has_ours = owners.iter().any(|owner| matches!(owner, Owner::Ours(_) | Owner::NearMiss(_)));
     let is_unreadable = unreadable.is_some();
-    if let Some(mistake) = unreadable {
-        // Nobody can say whose the rest is.
-        decoding.decoder.report(mistake);
+    if is_unreadable || documents.iter().any(|document| document.restricted) {
         decoding.salvage(file, &String::from_utf8_lossy(bytes));
     }
+    // Where a file cannot be read to its end, nobody can say whose the rest is.
+    decoding.decoder.diagnostics.extend(unreadable);
     for (document, owner) in documents.iter().zip(owners) {
         match owner {
             Owner::Ours(kind) => {
                 decoding.decoder.diagnostics.extend(document.mistakes.iter().cloned());
-                if document.restricted {
-                    decoding.salvage(file, &String::from_utf8_lossy(bytes));
-                } else {
+                if !document.restricted {
                     decoding.document(&kind, &document.root);
                 }
             }

@@ -108,7 +108,7 @@ fn our_kind(root: &Node) -> Owner {
                     &entry.node.at,
                     format!("kind `{kind}` is not enforced by this version"),
                 )
-                .help("take the document out: it would be accepted without effect"),
+                .help("it would be accepted without effect; do without it until a version enforces it"),
             ),
             Some(kind) => {
                 wrong(&entry.node.at, format!("unknown kind `{kind}`"), text::nearest(kind, &KINDS))

@@ -473,3 +473,22 @@ fn unknown_fields_in_two_files_and_a_dangling_reference_come_out_of_one_run() {
         ]
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn damaged_files_never_panic_and_only_whole_ones_hold(
+        start in 0..600_usize,
+        length in 1..40_usize,
+        insert in "[a-z\\[\\]{}:,&*'\"\\- \n\t]{0,6}",
+    ) {
+        let mut text = format!("{ISSUER}---\n{POLICY}");
+        let start = start.min(text.len() - 1);
+        let end = (start + length).min(text.len());
+        text.replace_range(start..end, &insert);
+        let tree = tree(&[("a.yaml", &text)]);
+        let reading = read(&tree);
+        let found = reading.documents.issuers.len() + reading.documents.policies.len();
+        // Nothing is lost in silence: both documents are there, or a mistake is.
+        proptest::prop_assert!(found == 2 || !reading.mistakes.is_empty(), "{text}");
+    }
+}
