@@ -1,7 +1,10 @@
 //! A directory's content to documents and compiled policies, without network: what `serve`, `policy check`
 //! and tests share.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     diagnostic::{At, Diagnostic, Diagnostics},
@@ -36,7 +39,12 @@ pub struct Loaded {
 pub fn load(tree: &SourceTree, owned_headers: &[String]) -> Result<Loaded, Diagnostics> {
     let Reading { documents, mut mistakes, skipped } = read(tree);
     // Also after mistakes: what dangles comes out of the same run.
-    let policies = compile::compile(&documents, owned_headers, &mut mistakes);
+    let mut further = Vec::new();
+    let policies = compile::compile(&documents, owned_headers, &mut further);
+    // One mistake for one place: the decoder's is the cause.
+    let places: HashSet<(&str, usize, usize)> = mistakes.iter().map(|d| place(&d.at)).collect();
+    further.retain(|later| !places.contains(&place(&later.at)));
+    mistakes.append(&mut further);
     if mistakes.is_empty() {
         return Ok(Loaded { documents, policies, skipped });
     }
@@ -83,8 +91,7 @@ fn read(tree: &SourceTree) -> Reading {
 
 /// Sorts mistakes and adds the texts that are needed to show them.
 fn collected(tree: &SourceTree, mut all: Vec<Diagnostic>) -> Diagnostics {
-    let place = |d: &Diagnostic| (Arc::clone(&d.at.file), d.at.line, d.at.column);
-    all.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.message.cmp(&b.message)));
+    all.sort_by(|a, b| place(&a.at).cmp(&place(&b.at)).then_with(|| a.message.cmp(&b.message)));
     all.dedup();
     let names: BTreeSet<&Arc<str>> = all.iter().map(|mistake| &mistake.at.file).collect();
     let sources = names
@@ -96,6 +103,10 @@ fn collected(tree: &SourceTree, mut all: Vec<Diagnostic>) -> Diagnostics {
         })
         .collect();
     Diagnostics { all, sources, root: tree.root.clone() }
+}
+
+fn place(at: &At) -> (&str, usize, usize) {
+    (&at.file, at.line, at.column)
 }
 
 fn is_yaml(file: &str) -> bool {
