@@ -492,3 +492,33 @@ proptest::proptest! {
         proptest::prop_assert!(found == 2 || !reading.mistakes.is_empty(), "{text}");
     }
 }
+
+#[test]
+fn what_is_broken_does_not_make_what_names_it_dangle() {
+    let trust = "apiVersion: symbolon/v1\nkind: PeerTrust\nmetadata: {name: mesh}\nspec: {evidence: [xfcc]}\n";
+    let domain = "apiVersion: symbolon/v1\nkind: TrustDomain\nmetadata: {name: prod.example}\n";
+    let policy =
+        POLICY.replace("token:", "from: {spiffe: [\"spiffe://prod.example/a\"]}\n    token:");
+    let files = [("a", ISSUER), ("b", trust), ("c", domain), ("d", policy.as_str())];
+    let whole = files.map(|(name, text)| (format!("{name}.yaml"), text.to_owned()));
+    for (index, from, to, line) in [
+        (0, "audiences", "audience", 4),
+        (0, "{discovery: true}", "{discovery: true", 7),
+        (0, "https://login", "&a https://login", 5),
+        (1, "[xfcc]", "[xfc]", 4),
+        (1, "[xfcc]", "[xfcc", 4),
+        (1, "[xfcc]", "&a [xfcc]", 4),
+        (2, "{name", "{name: prod.example, x: y, name", 3),
+        (2, "{name: prod.example", "{name: prod.example", 0),
+        (2, "{name: prod.example}", "{name: prod.example", 3),
+        (2, "{name: prod.example}", "!x {name: prod.example}", 3),
+    ] {
+        let mut files = whole.clone();
+        files[index].1 = files[index].1.replacen(from, to, 1);
+        let files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
+        let found = load(&tree(&files), &[]).map_or_else(|error| error.all, |_| Vec::new());
+        let file = files[index].0;
+        assert_eq!(found.is_empty(), line == 0, "{found:#?}");
+        assert!(found.iter().all(|d| &*d.at.file == file && d.at.line >= line), "{found:#?}");
+    }
+}
