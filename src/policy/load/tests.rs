@@ -482,14 +482,14 @@ proptest::proptest! {
         insert in "[a-z\\[\\]{}:,&*'\"\\- \n\t]{0,6}",
     ) {
         let mut text = format!("{ISSUER}---\n{POLICY}");
-        let start = start.min(text.len() - 1);
-        let end = (start + length).min(text.len());
+        let start = start.min(text.len());
+        let end = start.saturating_add(length).min(text.len());
         text.replace_range(start..end, &insert);
         let tree = tree(&[("a.yaml", &text)]);
         let reading = read(&tree);
-        let found = reading.documents.issuers.len() + reading.documents.policies.len();
+        let found = (reading.documents.issuers.len(), reading.documents.policies.len());
         // Nothing is lost in silence: both documents are there, or a mistake is.
-        proptest::prop_assert!(found == 2 || !reading.mistakes.is_empty(), "{text}");
+        proptest::prop_assert!(found == (1, 1) || !reading.mistakes.is_empty(), "{text}");
     }
 }
 
