@@ -1,6 +1,12 @@
 //! Process settings (not policy): defaults, the config file, the environment.
 
+mod check;
+mod load;
+mod table;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use table::{SETTINGS, Setting};
 
 /// All settings of the process.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +66,9 @@ pub struct GrpcSettings {
     pub listen: Vec<Endpoint>,
     /// `allowPlaintext`: permits plaintext on other than loopback and Unix sockets; default false.
     pub allow_plaintext: bool,
+    /// `allowAnyCaller`: permits TLS on other than loopback and Unix sockets without a list of callers;
+    /// default false.
+    pub allow_any_caller: bool,
     /// `tls`.
     pub tls: Option<TlsSettings>,
     /// `maxMessageBytes`; default 1 MiB.
@@ -73,7 +82,7 @@ pub struct GrpcSettings {
 }
 
 /// `grpc.tls`; also the shape of other TLS servers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// `certFile`: PEM chain, leaf first.
     pub cert_file: PathBuf,
@@ -204,6 +213,7 @@ impl Default for GrpcSettings {
         Self {
             listen: vec![loopback(9191)],
             allow_plaintext: false,
+            allow_any_caller: false,
             tls: None,
             max_message_bytes: 1 << 20,
             max_concurrent_streams: 1024,
@@ -264,3 +274,6 @@ impl Default for DrainSettings {
         Self { grace: Duration::from_secs(10), timeout: Duration::from_secs(10) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,17 @@
 //! Mistakes in files that people edit, all reported at once, like a compiler's.
 
+mod render;
+
 use std::{path::PathBuf, sync::Arc};
+
+pub use render::Format;
 
 /// Where in a file something stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct At {
-    /// The file, relative to the directory that was loaded.
+    /// The file, relative to the directory that was loaded; empty for the directory itself.
     pub file: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0 where no line can be named.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
@@ -60,5 +64,27 @@ impl Diagnostic {
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// As [`Diagnostics::summary`], for one line of a log.
+impl std::fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.summary())
+    }
+}
+
+impl Diagnostics {
+    /// Returns how many mistakes there are, in words.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let files: std::collections::BTreeSet<&str> =
+            self.all.iter().map(|mistake| &*mistake.at.file).collect();
+        let plural = |number: usize, one: &str| {
+            if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+        };
+        format!("{} in {}", plural(self.all.len(), "mistake"), plural(files.len(), "file"))
     }
 }

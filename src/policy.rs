@@ -5,6 +5,7 @@
 pub mod candidates;
 pub mod compile;
 pub mod decision;
+pub mod decode;
 pub mod document;
 pub mod evaluate;
 pub mod index;

@@ -1,0 +1,374 @@
+//! Whose document it is, and the documents themselves.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Broken, Decoded, Decoder, Fields, issuer, policy, text};
+use crate::{
+    diagnostic::{At, Diagnostic, Spanned},
+    evidence::PeerSources,
+    identity::SpiffeId,
+    policy::{
+        document::{Documents, PeerTrustDocument, Text, TrustDomainDocument},
+        yaml::{Node, Value},
+    },
+};
+
+/// The version of the format.
+pub const API_VERSION: &str = "symbolon/v1";
+
+/// The kinds that are enforced, and those of the format that are not yet.
+const KINDS: [&str; 4] = ["TrustDomain", "PeerTrust", "Issuer", "Policy"];
+const KINDS_NOT_ENFORCED: [&str; 2] = ["Revocations", "PolicyTest"];
+
+/// Whose a document is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Ours, of this kind.
+    Ours(String),
+    /// Meant to be ours, and wrong.
+    NearMiss(Diagnostic),
+    /// Another program's.
+    Other,
+    /// Nobody's: there is nothing in it.
+    Nobody,
+}
+
+/// Says whose the document `root` is, from its `apiVersion` and `kind`.
+#[must_use]
+pub fn owner(root: &Node) -> Owner {
+    let Value::Map(entries) = &root.value else {
+        return if root.value == Value::Null { Owner::Nobody } else { Owner::Other };
+    };
+    let Some(version) = root.entry("apiVersion") else {
+        let misnamed = entries.iter().find(|entry| {
+            entry.key.value.eq_ignore_ascii_case("apiVersion")
+                || entry.node.as_text().is_some_and(|text| text.eq_ignore_ascii_case(API_VERSION))
+        });
+        if let Some(entry) = misnamed.filter(|entry| {
+            entry.node.as_text().is_none_or(is_our_group) || kind_of(root).is_some_and(is_our_kind)
+        }) {
+            return Owner::NearMiss(
+                Diagnostic::new(&entry.key.at, format!("unknown field `{}`", entry.key.value))
+                    .help("did you mean `apiVersion`?"),
+            );
+        }
+        return match kind_of(root) {
+            Some(kind) if is_our_kind(kind) => Owner::NearMiss(
+                Diagnostic::new(&root.at, "`apiVersion` is missing")
+                    .help(format!("write `apiVersion: {API_VERSION}`")),
+            ),
+            Some(_) | None => Owner::Other,
+        };
+    };
+    match version.node.as_text() {
+        Some(API_VERSION) => our_kind(root),
+        Some(text) if is_our_group(text) => Owner::NearMiss(near_version(&version.node.at, text)),
+        None if kind_of(root).is_some_and(is_our_kind) => Owner::NearMiss(
+            Diagnostic::new(&version.node.at, format!("expected `{API_VERSION}`"))
+                .help("a document of this kind is symbolon's"),
+        ),
+        Some(_) | None => Owner::Other,
+    }
+}
+
+fn near_version(at: &At, found: &str) -> Diagnostic {
+    Diagnostic::new(at, format!("expected `{API_VERSION}`, found `{found}`"))
+        .help(format!("did you mean `{API_VERSION}`?"))
+}
+
+fn kind_of(root: &Node) -> Option<&str> {
+    root.entry("kind").and_then(|entry| entry.node.as_text())
+}
+
+fn is_our_kind(kind: &str) -> bool {
+    KINDS.iter().chain(&KINDS_NOT_ENFORCED).any(|ours| *ours == kind)
+}
+
+/// Says whether the group of an `apiVersion` is ours or nearly so.
+fn is_our_group(version: &str) -> bool {
+    let group = version.split('/').next().unwrap_or_default().trim();
+    let name = group.split('.').next().unwrap_or_default();
+    text::nearest(name, &["symbolon"]).is_some()
+}
+
+fn our_kind(root: &Node) -> Owner {
+    let wrong = |at: &At, message: String, near: Option<&str>| {
+        let mistake = Diagnostic::new(at, message);
+        Owner::NearMiss(match near {
+            Some(near) => mistake.help(format!("did you mean `{near}`?")),
+            None => mistake.help(format!("the kinds are {}", text::and(&KINDS))),
+        })
+    };
+    match root.entry("kind") {
+        None => wrong(&root.at, "`kind` is missing".to_owned(), None),
+        Some(entry) => match entry.node.as_text() {
+            Some(kind) if KINDS.contains(&kind) => Owner::Ours(kind.to_owned()),
+            Some(kind) if KINDS_NOT_ENFORCED.contains(&kind) => Owner::NearMiss(
+                Diagnostic::new(
+                    &entry.node.at,
+                    format!("kind `{kind}` is not enforced by this version"),
+                )
+                .help("it would be accepted without effect; do without it until a version enforces it"),
+            ),
+            Some(kind) => {
+                wrong(&entry.node.at, format!("unknown kind `{kind}`"), text::nearest(kind, &KINDS))
+            }
+            None => wrong(
+                &entry.node.at,
+                format!("expected a kind, found {}", entry.node.value.kind()),
+                None,
+            ),
+        },
+    }
+}
+
+/// Decodes documents one by one, and looks after what must be unique among all.
+#[derive(Debug)]
+pub struct Decoding<'t> {
+    /// The files of the directory, for those that documents name.
+    pub files: &'t BTreeMap<Arc<str>, Vec<u8>>,
+    /// What was decoded.
+    pub documents: Documents,
+    /// The mistakes.
+    pub decoder: Decoder,
+    names: BTreeMap<(&'static str, String), At>,
+    issuers: BTreeMap<String, At>,
+}
+
+impl<'t> Decoding<'t> {
+    /// Begins with nothing.
+    #[must_use]
+    pub fn new(files: &'t BTreeMap<Arc<str>, Vec<u8>>) -> Self {
+        Self {
+            files,
+            documents: Documents::default(),
+            decoder: Decoder::default(),
+            names: BTreeMap::new(),
+            issuers: BTreeMap::new(),
+        }
+    }
+
+    /// Decodes a document of the kind that [`owner`] found. Mistakes are in [`Self::decoder`].
+    pub fn document(&mut self, kind: &str, root: &Node) {
+        let Ok(mut fields) = self.decoder.map(root) else { return };
+        fields.get("apiVersion");
+        fields.get("kind");
+        let name = fields.required(&mut self.decoder, "metadata", metadata);
+        let name = match kind {
+            "TrustDomain" => {
+                let name = name.and_then(|name| self.trust_domain_name(name));
+                self.trust_domain(&mut fields, name)
+            }
+            "PeerTrust" => {
+                let name = name.and_then(|name| self.plain_name("PeerTrust", name));
+                self.peer_trust(&mut fields, name);
+                Ok(())
+            }
+            "Issuer" => {
+                let name = name.and_then(|name| self.plain_name("Issuer", name));
+                self.issuer(&mut fields, name);
+                Ok(())
+            }
+            _ => {
+                let name = name.and_then(|name| self.plain_name("Policy", name));
+                self.policy(&mut fields, name)
+            }
+        };
+        // A document that cannot be used has its mistakes reported.
+        let (Ok(()) | Err(Broken)) = name;
+        fields.finish(&mut self.decoder);
+    }
+
+    /// Takes in what a file that cannot be read seems to declare, so that references to it do not count
+    /// as dangling beside the real mistake.
+    pub fn salvage(&mut self, file: &Arc<str>, text: &str) {
+        let at = crate::policy::yaml::start_of(file);
+        for part in text.split("\n---") {
+            let kind = part.lines().find_map(|line| line.strip_prefix("kind:")).map(first_word);
+            let names = part.lines().filter_map(|line| {
+                line.split_once("name:").map(|(_, rest)| first_word(rest).to_owned())
+            });
+            match kind {
+                Some("Issuer") => self.documents.broken_issuers.extend(names),
+                Some("TrustDomain") => {
+                    self.documents.trust_domains.extend(names.map(|value| TrustDomainDocument {
+                        name: Spanned { value, at: at.clone() },
+                    }));
+                }
+                Some("PeerTrust") => self.stand_in(&at),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Puts a `PeerTrust` in the place of one that could not be decoded, so that rules which need one are
+    /// not reported. The load has failed; nothing is believed on its account.
+    fn stand_in(&mut self, at: &At) {
+        let value = PeerSources { principal: true, certificate: true, xfcc: true };
+        self.documents.peer_trust.get_or_insert_with(|| PeerTrustDocument {
+            name: Spanned { value: String::new(), at: at.clone() },
+            evidence: Spanned { value, at: at.clone() },
+        });
+    }
+
+    fn plain_name(&mut self, kind: &'static str, name: Text) -> Decoded<Text> {
+        let name = checked_name(&mut self.decoder, name)?;
+        self.unique(kind, &name);
+        Ok(name)
+    }
+
+    fn trust_domain_name(&mut self, name: Text) -> Decoded<Text> {
+        // SPIFFE-ID §2.1: the trust domain alone is an ID without a path.
+        let id = format!("spiffe://{}", name.value);
+        let problem = match SpiffeId::parse(&id) {
+            Ok(id) if id.path().is_empty() => {
+                self.unique("TrustDomain", &name);
+                return Ok(name);
+            }
+            Ok(_) => "a trust domain has no path".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let mistake =
+            Diagnostic::new(&name.at, format!("`{}` is no trust domain: {problem}", name.value));
+        Err(self.decoder.report(mistake.help("write it as `prod.example`, without `spiffe://`")))
+    }
+
+    /// Reports a name that another document of the kind has.
+    fn unique(&mut self, kind: &'static str, name: &Text) {
+        if let Some(first) = self.names.get(&(kind, name.value.clone())) {
+            let mistake =
+                Diagnostic::new(&name.at, format!("{kind} `{}` is declared twice", name.value))
+                    .help(format!("the first one is at {}:{}", first.file, first.line));
+            self.decoder.report(mistake);
+        } else {
+            self.names.insert((kind, name.value.clone()), name.at.clone());
+        }
+    }
+
+    fn trust_domain(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) -> Decoded<()> {
+        if let Some(spec) = fields.get("spec")
+            && let Ok(mut spec) = self.decoder.map(spec)
+        {
+            for key in ["bundle", "spiffeBundle", "workloadApi", "verify", "crl"] {
+                spec.not_enforced(&mut self.decoder, key);
+            }
+            spec.finish(&mut self.decoder);
+        }
+        self.documents.trust_domains.push(TrustDomainDocument { name: name? });
+        Ok(())
+    }
+
+    fn peer_trust(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) {
+        let at = fields.at().clone();
+        let evidence = fields.required(&mut self.decoder, "spec", |decoder, node| {
+            let mut spec = decoder.map(node)?;
+            let evidence = spec.required(decoder, "evidence", evidence);
+            for key in ["forwarders", "forwarded"] {
+                spec.not_enforced(decoder, key);
+            }
+            spec.finish(decoder);
+            evidence
+        });
+        if let Some(first) = &self.documents.peer_trust {
+            let first =
+                format!("the first one is at {}:{}", first.name.at.file, first.name.at.line);
+            let here = name.as_ref().map_or(&at, |name| &name.at);
+            self.decoder.report(Diagnostic::new(here, "more than one PeerTrust").help(first));
+            return;
+        }
+        match (name, evidence) {
+            (Ok(name), Ok(evidence)) => {
+                self.documents.peer_trust = Some(PeerTrustDocument { name, evidence });
+            }
+            (Ok(_) | Err(Broken), _) => self.stand_in(&at),
+        }
+    }
+
+    fn issuer(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) {
+        let files = self.files;
+        let spec = fields.required(&mut self.decoder, "spec", |decoder, node| {
+            issuer::spec(decoder, node, files)
+        });
+        if let Ok(spec) = &spec {
+            let issuer = &spec.issuer;
+            if let Some(first) = self.issuers.get(&issuer.value) {
+                let mistake = Diagnostic::new(
+                    &issuer.at,
+                    format!("two Issuers have the issuer `{}`", issuer.value),
+                )
+                .help(format!("the first one is at {}:{}", first.file, first.line));
+                self.decoder.report(mistake);
+            } else {
+                self.issuers.insert(issuer.value.clone(), issuer.at.clone());
+            }
+        }
+        match (name, spec) {
+            (Ok(name), Ok(spec)) => self.documents.issuers.push(spec.named(name)),
+            (Ok(name), Err(Broken)) => self.documents.broken_issuers.push(name.value),
+            (Err(Broken), Ok(_) | Err(Broken)) => {}
+        }
+    }
+
+    fn policy(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) -> Decoded<()> {
+        let at = fields.at().clone();
+        let spec = fields.required(&mut self.decoder, "spec", policy::spec);
+        self.documents.policies.push(spec?.named(name?, at));
+        Ok(())
+    }
+}
+
+fn metadata(decoder: &mut Decoder, node: &Node) -> Decoded<Text> {
+    let mut fields = decoder.map(node)?;
+    let name = fields.required(decoder, "name", Decoder::text);
+    fields.finish(decoder);
+    name
+}
+
+/// Returns the name if it can name a document or rule.
+pub(super) fn checked_name(decoder: &mut Decoder, name: Text) -> Decoded<Text> {
+    if text::is_name(&name.value) {
+        return Ok(name);
+    }
+    Err(decoder.report(
+        Diagnostic::new(&name.at, "a name has other characters than those allowed")
+            .help("1 to 128 letters, digits, `-`, `_` and `.`, beginning with a letter or digit"),
+    ))
+}
+
+fn evidence(decoder: &mut Decoder, node: &Node) -> Decoded<Spanned<PeerSources>> {
+    #[derive(Clone, Copy)]
+    enum Source {
+        Principal,
+        Certificate,
+        Xfcc,
+    }
+    const WORDS: [(&str, Source); 3] = [
+        ("principal", Source::Principal),
+        ("certificate", Source::Certificate),
+        ("xfcc", Source::Xfcc),
+    ];
+    let mut value = PeerSources::default();
+    let before = decoder.diagnostics.len();
+    decoder.list(node, |decoder, item| {
+        match decoder.word(item, &WORDS)? {
+            Source::Principal => value.principal = true,
+            Source::Certificate => value.certificate = true,
+            Source::Xfcc => value.xfcc = true,
+        }
+        Ok(())
+    })?;
+    // A source that was misspelt must not be left out.
+    if decoder.diagnostics.len() > before {
+        return Err(Broken);
+    }
+    Ok(Spanned { value, at: node.at.clone() })
+}
+
+/// Returns the first word after a key, without quotes and brackets.
+fn first_word(text: &str) -> &str {
+    text.trim_start()
+        .trim_start_matches(['"', '\''])
+        .split([' ', '\t', '\r', ',', '}', '"', '\'', '#'])
+        .next()
+        .unwrap_or_default()
+}

@@ -1,0 +1,329 @@
+//! `Issuer.spec`.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use jsonwebtoken::Algorithm;
+
+use super::{Decoded, Decoder, text};
+use crate::{
+    diagnostic::{Diagnostic, Spanned},
+    policy::{
+        document::{IssuerDocument, KeySource, Profile, Text},
+        yaml::{Node, Value},
+    },
+};
+
+/// RFC 7519 §4.1.4 allows "usually no more than a few minutes"; what is longer is a broken clock.
+const LEEWAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+
+/// A lifetime of zero admits no token; one beyond a month is no access token but a password.
+const MAX_LIFETIME: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Below a minute one missed refresh takes the keys away; beyond a month a withdrawn key lives on.
+const MAX_KEY_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Large providers publish some ten keys of 1 KiB; nobody has a key set this large.
+const MAX_KEY_FILE_BYTES: usize = 256 * 1024;
+
+/// The algorithms that can be allowed: asymmetric ones only.
+const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+];
+
+/// Types of JWTs that are no access tokens: admitting one would let it pass for one (RFC 8725 §3.11).
+const OTHER_TYPES: [&str; 5] =
+    ["dpop+jwt", "logout+jwt", "secevent+jwt", "oauth-authz-req+jwt", "token-introspection+jwt"];
+
+/// An Issuer without its name.
+#[derive(Debug)]
+pub(super) struct Spec {
+    pub(super) issuer: Text,
+    keys: KeySource,
+    audiences: Vec<Text>,
+    algorithms: Vec<Algorithm>,
+    types: Vec<String>,
+    max_lifetime: Duration,
+    leeway: Duration,
+    profile: Profile,
+    require_claims: Vec<(String, serde_json::Value)>,
+    max_key_age: Duration,
+}
+
+impl Spec {
+    pub(super) fn named(self, name: Text) -> IssuerDocument {
+        let Self {
+            issuer,
+            keys,
+            audiences,
+            algorithms,
+            types,
+            max_lifetime,
+            leeway,
+            profile,
+            require_claims,
+            max_key_age,
+        } = self;
+        IssuerDocument {
+            name,
+            issuer,
+            keys,
+            audiences,
+            algorithms,
+            types,
+            max_lifetime,
+            leeway,
+            profile,
+            require_claims,
+            max_key_age,
+        }
+    }
+}
+
+/// The files of the directory.
+type Files = BTreeMap<Arc<str>, Vec<u8>>;
+
+pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<Spec> {
+    const PROFILES: [(&str, Profile); 2] = [("rfc9068", Profile::Rfc9068), ("jwt", Profile::Jwt)];
+    let day = Duration::from_secs(24 * 60 * 60);
+    let mut fields = decoder.map(node)?;
+    let issuer = fields.required(decoder, "issuer", |decoder, node| url(decoder, node, false));
+    let keys = fields.required(decoder, "keys", |decoder, node| keys(decoder, node, files));
+    let audiences = fields.required(decoder, "audiences", Decoder::texts);
+    let algorithms =
+        fields.optional(decoder, "algorithms", |decoder, node| decoder.list(node, algorithm));
+    let types = fields.optional(decoder, "types", |decoder, node| decoder.list(node, token_type));
+    let max_lifetime = fields
+        .optional(decoder, "maxLifetime", |decoder, node| decoder.duration(node, &MAX_LIFETIME));
+    let leeway =
+        fields.optional(decoder, "leeway", |decoder, node| decoder.duration(node, &LEEWAY));
+    let profile =
+        fields.optional(decoder, "profile", |decoder, node| decoder.word(node, &PROFILES));
+    let require_claims = fields.optional(decoder, "requireClaims", claims);
+    let max_key_age =
+        fields.optional(decoder, "maxKeyAge", |decoder, node| decoder.duration(node, &MAX_KEY_AGE));
+    fields.finish(decoder);
+    Ok(Spec {
+        issuer: issuer?,
+        keys: keys?,
+        audiences: audiences?,
+        algorithms: algorithms?
+            .unwrap_or_else(|| vec![Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256]),
+        types: types?.unwrap_or_else(|| vec!["at+jwt".to_owned()]),
+        max_lifetime: max_lifetime?.unwrap_or(day),
+        leeway: leeway?.unwrap_or(Duration::from_secs(30)),
+        profile: profile?.unwrap_or_default(),
+        require_claims: require_claims?.unwrap_or_default(),
+        max_key_age: max_key_age?.unwrap_or(day),
+    })
+}
+
+fn url(decoder: &mut Decoder, node: &Node, may_have_query: bool) -> Decoded<Text> {
+    let text = decoder.text(node)?;
+    match text::check_url(&text.value, may_have_query) {
+        Ok(()) => Ok(text),
+        Err(problem) => Err(decoder.wrong(&node.at, problem)),
+    }
+}
+
+fn algorithm(decoder: &mut Decoder, node: &Node) -> Decoded<Algorithm> {
+    let help = "allow asymmetric algorithms only, such as `ES256`, `EdDSA` and `PS256`";
+    match node.as_text() {
+        // RFC 8725 §3.1, §3.2.
+        Some(name) if name.eq_ignore_ascii_case("none") => Err(decoder.report(
+            Diagnostic::new(
+                &node.at,
+                format!("`{name}` is no signature: anybody can write the token"),
+            )
+            .help(help),
+        )),
+        Some(name) if name.to_ascii_uppercase().starts_with("HS") => Err(decoder.report(
+            Diagnostic::new(
+                &node.at,
+                format!("`{name}` is an HMAC: who can check a token could also make one"),
+            )
+            .help(help),
+        )),
+        Some(_) | None => decoder.word(node, &ALGORITHMS),
+    }
+}
+
+fn token_type(decoder: &mut Decoder, node: &Node) -> Decoded<String> {
+    let text = decoder.text(node)?;
+    // RFC 7515 §4.1.9: `application/` may be left out, and media types ignore case.
+    let lower = text.value.to_ascii_lowercase();
+    let short = lower.strip_prefix("application/").unwrap_or(&lower);
+    if OTHER_TYPES.contains(&short) {
+        let message = format!("`{short}` is the type of a JWT that is no access token");
+        return Err(decoder.wrong(&node.at, message));
+    }
+    if short.is_empty()
+        || !short.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+    {
+        return Err(decoder.report(
+            Diagnostic::new(&node.at, "expected a token's `typ`").help("such as `at+jwt` or `JWT`"),
+        ));
+    }
+    Ok(short.to_owned())
+}
+
+fn claims(decoder: &mut Decoder, node: &Node) -> Decoded<Vec<(String, serde_json::Value)>> {
+    let mut claims = Vec::new();
+    let mut result = Ok(());
+    for entry in decoder.entries(node)? {
+        let value = match &entry.node.value {
+            Value::Flag(flag) => Some(serde_json::Value::from(*flag)),
+            Value::Number(number) => number
+                .as_u64()
+                .map(serde_json::Value::from)
+                .or_else(|| number.as_i64().map(serde_json::Value::from)),
+            Value::Text(text) if !text.is_empty() => Some(serde_json::Value::from(text.as_str())),
+            Value::Text(_) | Value::Null | Value::List(_) | Value::Map(_) => None,
+        };
+        match value {
+            Some(value) if !entry.key.value.is_empty() => {
+                claims.push((entry.key.value.clone(), value));
+            }
+            Some(_) | None => {
+                result = Err(decoder.wrong(
+                    &entry.node.at,
+                    "expected the value that the claim must have: a text, a whole number, `true` or `false`",
+                ));
+            }
+        }
+    }
+    result.map(|()| claims)
+}
+
+fn keys(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<KeySource> {
+    let mut fields = decoder.map(node)?;
+    let discovery = fields.optional(decoder, "discovery", |decoder, node| {
+        if decoder.flag(node)? {
+            return Ok(KeySource::Discovery);
+        }
+        Err(decoder.wrong(&node.at, "leave `discovery` out where another key is given"))
+    });
+    let uri = fields
+        .optional(decoder, "jwksUri", |decoder, node| url(decoder, node, true).map(KeySource::Uri));
+    let file = fields.optional(decoder, "jwksFile", |decoder, node| key_file(decoder, node, files));
+    let at = fields.at();
+    fields.finish(decoder);
+    let mut sources = [discovery?, uri?, file?].into_iter().flatten();
+    match (sources.next(), sources.next()) {
+        (Some(source), None) => Ok(source),
+        (first, _) => {
+            let found = if first.is_some() { "several" } else { "none" };
+            let message =
+                format!("expected one of `discovery`, `jwksUri` and `jwksFile`, found {found}");
+            Err(decoder.wrong(at, message))
+        }
+    }
+}
+
+/// Reads the file that a document names. Its content is in no message.
+fn key_file(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<KeySource> {
+    let path = decoder.text(node)?;
+    let Some(full) = resolve(&node.at.file, &path.value) else {
+        return Err(decoder.report(
+            Diagnostic::new(&node.at, format!("`{}` is not inside the directory", path.value))
+                .help("name the file relative to the folder of this document, with `/`"),
+        ));
+    };
+    let Some(content) = files.get(full.as_str()) else {
+        return Err(decoder.report(
+            Diagnostic::new(&node.at, format!("there is no file `{full}` in the directory"))
+                .help("the name is relative to the folder of this document"),
+        ));
+    };
+    check_keys(content)
+        .map_err(|problem| decoder.wrong(&node.at, format!("`{full}` {problem}")))?;
+    Ok(KeySource::File {
+        path: Spanned { value: path.value, at: path.at },
+        content: content.clone(),
+    })
+}
+
+/// Checks the outer shape of a key set (RFC 7517 §5). It does not check that a key can be used.
+fn check_keys(content: &[u8]) -> Result<(), String> {
+    if content.len() > MAX_KEY_FILE_BYTES {
+        return Err(format!("has more than {MAX_KEY_FILE_BYTES} bytes"));
+    }
+    let set: serde_json::Value = serde_json::from_slice(content).map_err(|error| {
+        format!("is not JSON: wrong at line {}, column {}", error.line(), error.column())
+    })?;
+    match set.get("keys").and_then(serde_json::Value::as_array) {
+        None => Err("is no JWK Set: it has no list `keys`".to_owned()),
+        Some(keys) if keys.is_empty() => Err("is a JWK Set without keys".to_owned()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Returns the path within the directory of what the document in `file` names, or `None` where that is
+/// outside.
+fn resolve(file: &str, name: &str) -> Option<String> {
+    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut steps: Vec<&str> = folder.split('/').filter(|step| !step.is_empty()).collect();
+    if name.starts_with('/') || name.contains('\\') {
+        return None;
+    }
+    for step in name.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => {
+                steps.pop()?;
+            }
+            step => steps.push(step),
+        }
+    }
+    Some(steps.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::decode::Broken;
+
+    #[test]
+    fn files_are_relative_to_the_document_and_inside_the_directory() {
+        for (file, name, full) in [
+            ("a.yaml", "k.json", Some("k.json")),
+            ("x/a.yaml", "k.json", Some("x/k.json")),
+            ("x/a.yaml", "./y/../k.json", Some("x/k.json")),
+            ("x/a.yaml", "../k.json", Some("k.json")),
+            ("x/a.yaml", "../../k.json", None),
+            ("a.yaml", "../k.json", None),
+            ("a.yaml", "/etc/passwd", None),
+            ("a.yaml", "x\\k.json", None),
+        ] {
+            assert_eq!(resolve(file, name).as_deref(), full, "{file} {name}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_is_a_jwk_set_and_its_content_is_in_no_message() {
+        assert_eq!(check_keys(br#"{"keys":[{"kty":"EC"}]}"#), Ok(()));
+        for content in [&b"secret"[..], b"{\"secret\":1}", b"{\"keys\":[]}", b"[\"secret\"]", b""] {
+            let problem = check_keys(content).unwrap_err();
+            assert!(!problem.contains("secret"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn nothing_broken_hides_a_claim() {
+        let mut decoder = Decoder::default();
+        let file =
+            crate::policy::yaml::read(&Arc::from("a.yaml"), b"{a: x, b: [y], c: 1, d: true}");
+        assert_eq!(claims(&mut decoder, &file.documents[0].root), Err(Broken));
+        assert_eq!(decoder.diagnostics.len(), 1);
+        assert_eq!(&*decoder.diagnostics[0].at.field, "b");
+    }
+}

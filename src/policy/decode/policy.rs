@@ -1,0 +1,216 @@
+//! `Policy.spec`.
+
+use std::collections::BTreeMap;
+
+use super::{Broken, Decoded, Decoder, document::checked_name};
+use crate::{
+    diagnostic::{At, Diagnostic, Spanned},
+    policy::{
+        document::{
+            BindingName, Effect, FromDocument, PolicyDocument, RuleDocument, Text, ToDocument,
+            TokenDocument, UpstreamDocument,
+        },
+        yaml::Node,
+    },
+};
+
+/// A Policy without its name.
+#[derive(Debug)]
+pub(super) struct Spec {
+    workloads: Option<Vec<Text>>,
+    hosts: Option<Vec<Text>>,
+    audiences: Option<Vec<Text>>,
+    path_forms: Vec<Text>,
+    case_insensitive: bool,
+    rules: Vec<RuleDocument>,
+}
+
+impl Spec {
+    pub(super) fn named(self, name: Text, at: At) -> PolicyDocument {
+        let Self { workloads, hosts, audiences, path_forms, case_insensitive, rules } = self;
+        PolicyDocument {
+            name,
+            workloads,
+            hosts,
+            audiences,
+            path_forms,
+            case_insensitive,
+            rules,
+            at,
+        }
+    }
+}
+
+pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
+    let mut fields = decoder.map(node)?;
+    if let Some(mode) = fields.get("mode") {
+        mode_is_enforced(decoder, mode);
+    }
+    let workloads = fields.optional(decoder, "workloads", Decoder::texts);
+    let hosts = fields.optional(decoder, "hosts", Decoder::texts);
+    let audiences = fields.optional(decoder, "audiences", Decoder::texts);
+    let path_forms = fields.optional(decoder, "pathForms", Decoder::texts);
+    let case_insensitive = fields.optional(decoder, "caseInsensitive", Decoder::flag);
+    let rules = fields.required(decoder, "rules", |decoder, node| decoder.list(node, rule));
+    for key in ["replaces", "origin"] {
+        fields.not_enforced(decoder, key);
+    }
+    fields.finish(decoder);
+    let rules = rules?;
+    names_are_unique(decoder, &rules);
+    Ok(Spec {
+        workloads: workloads?,
+        hosts: hosts?,
+        audiences: audiences?,
+        path_forms: path_forms?.unwrap_or_default(),
+        case_insensitive: case_insensitive?.unwrap_or_default(),
+        rules,
+    })
+}
+
+fn mode_is_enforced(decoder: &mut Decoder, node: &Node) {
+    if node.as_text() == Some("shadow") {
+        decoder.report(
+            Diagnostic::new(
+                &node.at,
+                format!("`{}: shadow` is not enforced by this version", node.at.field),
+            )
+            .help("leave the policy out until then: a shadow policy is no part of decisions"),
+        );
+    } else {
+        // The word alone is read; what is wrong with it is reported.
+        let (Ok(()) | Err(Broken)) = decoder.word(node, &[("enforce", ())]);
+    }
+}
+
+fn names_are_unique(decoder: &mut Decoder, rules: &[RuleDocument]) {
+    let mut seen: BTreeMap<&str, &At> = BTreeMap::new();
+    for rule in rules {
+        let name = &rule.name;
+        if let Some(first) = seen.get(name.value.as_str()) {
+            decoder.report(
+                Diagnostic::new(&name.at, format!("two rules are named `{}`", name.value))
+                    .help(format!("the first one is at {}:{}", first.file, first.line)),
+            );
+        } else {
+            seen.insert(&name.value, &name.at);
+        }
+    }
+}
+
+fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
+    const EFFECTS: [(&str, Effect); 2] = [("allow", Effect::Allow), ("deny", Effect::Deny)];
+    let mut fields = decoder.map(node)?;
+    let name = fields.required(decoder, "name", |decoder, node| {
+        let name = decoder.text(node)?;
+        checked_name(decoder, name)
+    });
+    let effect = fields.optional(decoder, "effect", |decoder, node| decoder.word(node, &EFFECTS));
+    let public = fields.optional(decoder, "public", Decoder::flag);
+    let to = fields.optional(decoder, "to", to);
+    let from = fields.optional(decoder, "from", from);
+    let token = fields.optional(decoder, "token", token);
+    let upstream = fields.optional(decoder, "upstream", upstream);
+    for key in ["when", "replay"] {
+        fields.not_enforced(decoder, key);
+    }
+    fields.finish(decoder);
+    Ok(RuleDocument {
+        name: name?,
+        effect: effect?.unwrap_or_default(),
+        public: public?.unwrap_or_default(),
+        to: to?,
+        from: from?,
+        token: token?,
+        upstream: upstream?,
+        at: node.at.clone(),
+    })
+}
+
+fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
+    let mut fields = decoder.map(node)?;
+    let methods = fields.optional(decoder, "methods", Decoder::texts);
+    let paths = fields.optional(decoder, "paths", Decoder::texts);
+    let upgrades = fields.optional(decoder, "upgrades", Decoder::texts);
+    let preflight = fields.optional(decoder, "preflight", Decoder::flag);
+    let tcp = fields.optional(decoder, "tcp", |decoder, node| {
+        let mut fields = decoder.map(node)?;
+        let ports = fields.required(decoder, "ports", |decoder, node| decoder.list(node, port));
+        fields.finish(decoder);
+        ports
+    });
+    fields.finish(decoder);
+    Ok(ToDocument {
+        methods: methods?,
+        paths: paths?,
+        upgrades: upgrades?,
+        preflight: preflight?.unwrap_or_default(),
+        tcp: tcp?,
+        at: node.at.clone(),
+    })
+}
+
+fn port(decoder: &mut Decoder, node: &Node) -> Decoded<Spanned<u16>> {
+    let number = decoder.integer(node, &(1..=u64::from(u16::MAX)))?;
+    let value = u16::try_from(number).map_err(|_error| Broken)?;
+    Ok(Spanned { value, at: node.at.clone() })
+}
+
+fn from(decoder: &mut Decoder, node: &Node) -> Decoded<FromDocument> {
+    let mut fields = decoder.map(node)?;
+    let spiffe = fields.optional(decoder, "spiffe", Decoder::texts);
+    let dns = fields.optional(decoder, "dns", Decoder::texts);
+    let thumbprints = fields.optional(decoder, "thumbprints", Decoder::texts);
+    for key in ["via", "subjects", "issuers"] {
+        fields.not_enforced(decoder, key);
+    }
+    fields.finish(decoder);
+    Ok(FromDocument { spiffe: spiffe?, dns: dns?, thumbprints: thumbprints?, at: node.at.clone() })
+}
+
+fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
+    const BINDINGS: [(&str, BindingName); 3] = [
+        ("certificate", BindingName::Certificate),
+        ("dpop", BindingName::Dpop),
+        ("none", BindingName::None),
+    ];
+    let mut fields = decoder.map(node)?;
+    let issuers = fields.required(decoder, "issuers", Decoder::texts);
+    let scopes = fields.optional(decoder, "scopes", Decoder::texts);
+    let binding = fields.optional(decoder, "binding", |decoder, node| {
+        decoder.list(node, |decoder, item| {
+            let value = decoder.word(item, &BINDINGS)?;
+            Ok(Spanned { value, at: item.at.clone() })
+        })
+    });
+    for key in ["acr", "maxAge", "actor", "replay"] {
+        fields.not_enforced(decoder, key);
+    }
+    fields.finish(decoder);
+    Ok(TokenDocument { issuers: issuers?, scopes: scopes?, binding: binding?, at: node.at.clone() })
+}
+
+fn upstream(decoder: &mut Decoder, node: &Node) -> Decoded<UpstreamDocument> {
+    let mut fields = decoder.map(node)?;
+    let headers = fields.optional(decoder, "headers", |decoder, node| {
+        let mut headers = Vec::new();
+        for entry in decoder.entries(node)? {
+            if let Ok(template) = decoder.text(&entry.node) {
+                headers.push((entry.key.clone(), template));
+            }
+        }
+        Ok(headers)
+    });
+    let remove = fields.optional(decoder, "remove", Decoder::texts);
+    let keep = fields.optional(decoder, "keep", Decoder::texts);
+    let pass = fields.optional(decoder, "unverifiedToken", |decoder, node| {
+        decoder.word(node, &[("pass", true)])
+    });
+    fields.finish(decoder);
+    Ok(UpstreamDocument {
+        headers: headers?.unwrap_or_default(),
+        remove: remove?.unwrap_or_default(),
+        keep: keep?.unwrap_or_default(),
+        pass_unverified_token: pass?.unwrap_or_default(),
+    })
+}
