@@ -236,4 +236,6 @@ impl From<EvidenceError> for Reason {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
