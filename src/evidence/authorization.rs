@@ -51,7 +51,7 @@ impl<'r> Credentials<'r> {
         if value.contains(&b',') {
             return Self::Unusable(Reason::CredentialsAmbiguous);
         }
-        if value.iter().any(|b| b.is_ascii_control()) {
+        if value.iter().any(u8::is_ascii_control) {
             return Self::Unusable(Reason::TokenMalformed);
         }
         // `!` is no part of a name here: Envoy writes it in place of a byte that is not UTF-8, and both

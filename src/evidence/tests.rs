@@ -192,7 +192,7 @@ fn header() -> impl Strategy<Value = (bytes::Bytes, bytes::Bytes)> {
         Just(":authority"),
         Just("x-other"),
     ]
-    .prop_map(|name| bytes(name));
+    .prop_map(bytes);
     let value = prop_oneof![
         arbitrary_bytes(),
         "(Bearer|bearer|DPoP|Basic)[ ,]{0,2}[a-z.=,! ]{0,8}".prop_map(bytes::Bytes::from),
