@@ -57,6 +57,18 @@ fn a_check_without_http_asks_for_a_tcp_port() {
 }
 
 #[test]
+fn a_tcp_check_is_not_asked_for_xfcc() {
+    let mut check = tcp(5432);
+    attributes(&mut check).source.as_mut().unwrap().principal = bytes(WEB);
+    let cache = CertificateCache::new(1);
+    let peer =
+        |sources| Evidence::read(&check, sources, None, &cache).map(|evidence| evidence.peer);
+    assert_eq!(peer(ISTIO).unwrap().unwrap().spiffe().unwrap().as_str(), WEB);
+    assert_eq!(peer(ALL).unwrap_err(), PeerConflict::SomeAbsent.into());
+    assert!(peer(PeerSources { xfcc: true, ..NONE }).unwrap().is_none());
+}
+
+#[test]
 fn the_workload_is_named_by_envoy_then_by_the_caller_then_by_the_operator() {
     let mut check = check(&[]);
     let caller = Some("spiffe://prod.example/caller");
