@@ -269,3 +269,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_fuzz_corpus_holds_checks_that_can_be_read() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/check_request/");
+    let cache = CertificateCache::new(1);
+    let outcomes = ["map", "raw", "tcp"].map(|name| {
+        let message = std::fs::read(format!("{corpus}{name}")).unwrap();
+        let check = <CheckRequest as prost::Message>::decode(&*message).unwrap();
+        let evidence = Evidence::read(&check, ISTIO, None, &cache).unwrap();
+        evidence.peer.and_then(|peer| peer.spiffe().map(|id| id.to_string()))
+    });
+    assert_eq!(outcomes, ["spiffe://td/web"; 3].map(|id| Some(id.to_owned())));
+}
