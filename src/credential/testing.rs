@@ -18,6 +18,13 @@ use serde_json::{Value, json};
 use crate::{
     clock::UnixTime,
     diagnostic::{At, Spanned},
+    evidence::{
+        Attempt, Evidence,
+        authorization::{Credentials, Scheme},
+        http::{Headers, HttpRequest},
+        path::{Path, PathForms},
+        peer::PeerEvidence,
+    },
     policy::document::{IssuerDocument, KeySource, Profile, Text},
     trust::{Issuer, Trust, jwks::KeySet},
 };
@@ -169,4 +176,35 @@ pub(crate) fn issuer_of(document: IssuerDocument, signers: &[&Signer]) -> Arc<Is
 
 pub(crate) fn trust_in(issuers: Vec<Arc<Issuer>>) -> Trust {
     Trust { issuers: issuers.into(), ..Trust::default() }
+}
+
+/// The evidence of a request with `credentials` from `peer`.
+pub(crate) fn evidence<'r>(
+    credentials: Credentials<'r>,
+    peer: Option<PeerEvidence<'r>>,
+) -> Evidence<'r> {
+    Evidence {
+        request_id: "",
+        attempt: Attempt::Http(HttpRequest {
+            method: "GET",
+            host: "payments.example".into(),
+            path: Path {
+                canonical: "/".into(),
+                forms: PathForms::default(),
+                other_readings: Vec::new(),
+            },
+            headers: Headers::default(),
+            upgrade: None,
+            preflight: false,
+            grpc: false,
+            credentials,
+        }),
+        workload: None,
+        peer,
+    }
+}
+
+/// `token` as a Bearer token.
+pub(crate) fn bearer(token: &str) -> Credentials<'_> {
+    Credentials::Token { scheme: Scheme::Bearer, token }
 }

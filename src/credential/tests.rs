@@ -5,45 +5,12 @@ use serde_json::json;
 
 use super::{
     testing::{
-        ISSUER, NOW, Signer, claims, claims_with, document, issuer_of, jwks, text, trust_in,
+        ISSUER, NOW, Signer, bearer, claims, claims_with, document, evidence, issuer_of, jwks,
+        text, trust_in,
     },
     *,
 };
-use crate::{
-    evidence::{
-        Attempt,
-        authorization::Scheme,
-        http::{Headers, HttpRequest},
-        path::{Path, PathForms},
-    },
-    trust::jwks::KeySet,
-};
-
-fn evidence<'r>(credentials: Credentials<'r>, peer: Option<PeerEvidence<'r>>) -> Evidence<'r> {
-    Evidence {
-        request_id: "",
-        attempt: Attempt::Http(HttpRequest {
-            method: "GET",
-            host: "payments.example".into(),
-            path: Path {
-                canonical: "/".into(),
-                forms: PathForms::default(),
-                other_readings: Vec::new(),
-            },
-            headers: Headers::default(),
-            upgrade: None,
-            preflight: false,
-            grpc: false,
-            credentials,
-        }),
-        workload: None,
-        peer,
-    }
-}
-
-fn bearer(token: &str) -> Credentials<'_> {
-    Credentials::Token { scheme: Scheme::Bearer, token }
-}
+use crate::{evidence::authorization::Scheme, trust::jwks::KeySet};
 
 const NEEDS: Needs = Needs { peer: true, token: true };
 

@@ -196,8 +196,8 @@ async fn run(
     }
 }
 
-/// The error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+/// Returns the error with its causes, on one line: reqwest's own text stops at "error sending request".
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

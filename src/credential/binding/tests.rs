@@ -147,3 +147,26 @@ fn each_error_has_its_reason() {
         assert_eq!(Reason::from(error), reason);
     }
 }
+
+/// RFC 8705, Appendix A: a self-signed certificate and its thumbprint.
+const RFC8705_CERTIFICATE: &str = "MIIBBjCBrAIBAjAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARtdGxzMB4XDTE4MTAx\
+    ODEyMzcwOVoXDTIyMDUwMjEyMzcwOVowDzENMAsGA1UEAwwEbXRsczBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABNcnyxwq\
+    V6hY8QnhxxzFQ03C7HKW9OylMbnQZjjJ/Au08/coZwxS7LfA4vOLS9WuneIXhbGGWvsDSb0tH6IxLm8wCgYIKoZIzj0EAwID\
+    SQAwRgIhAP0RC1E+vwJD/D1AGHGzuri+hlV/PpQEKTWUVeORWz83AiEA5x2eXZOVbUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L\
+    +SY=";
+const RFC8705_CNF: &str = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0";
+
+#[test]
+fn the_example_of_rfc_8705_is_proven_as_written_and_by_no_other_certificate() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let der = STANDARD.decode(RFC8705_CERTIFICATE).unwrap();
+    let bound = Confirmation::read(Some(&json!({"x5t#S256": RFC8705_CNF}))).unwrap();
+    let prove =
+        |der: &[u8]| bound.prove(Scheme::Bearer, Some(&peer(Some(Thumbprint::of(der)))), NOW);
+    assert_eq!(prove(&der), Ok(Binding { certificate: true, dpop: false }));
+    for at in 0..der.len() {
+        let mut changed = der.clone();
+        changed[at] ^= 1;
+        assert_eq!(prove(&changed), Err(BindingError::CertificateMismatch), "{at}");
+    }
+}

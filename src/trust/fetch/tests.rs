@@ -105,7 +105,8 @@ async fn a_dead_host_is_an_error_that_tells_the_cause() {
     drop(listener);
     let error = fetcher(&[]).fetch(&format!("http://{address}/ok"), 9).await.unwrap_err();
     assert!(matches!(error, FetchError::Transport(_)));
-    assert!(error.to_string().contains("refused"), "{error}");
+    let told = crate::trust::refresh::chain(&error);
+    assert!(told.starts_with("no answer from the host: ") && told.contains("refused"), "{told}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    clock::{ManualClock, UnixTime},
+    clock::{Clock as _, ManualClock, UnixTime},
     credential::testing::{Signer, document, jwks},
     trust::{Issuer, jwks::KeySetError},
 };
@@ -95,8 +95,6 @@ impl World {
         self.issuer.keys(self.clock.now()).is_some()
     }
 }
-
-use crate::clock::Clock as _;
 
 #[tokio::test]
 async fn checks_before_the_first_keys_wait_for_the_first_fetch() {
