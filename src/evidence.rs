@@ -4,6 +4,7 @@
 
 pub mod authorization;
 pub mod certificate;
+pub mod host;
 pub mod http;
 pub mod path;
 pub mod peer;
@@ -11,12 +12,16 @@ pub mod xfcc;
 
 use crate::{
     evidence::{
-        authorization::Credentials, certificate::CertificateCache, http::HttpRequest,
-        peer::PeerEvidence,
+        authorization::Credentials,
+        certificate::{CertificateCache, CertificateError},
+        host::HostError,
+        http::{HttpRequest, Single, text},
+        peer::{NameError, PeerConflict, PeerEvidence, Presented},
+        xfcc::XfccError,
     },
     identity::SpiffeId,
     reason::Reason,
-    transport::wire::CheckRequest,
+    transport::wire::{AttributeContext, CheckRequest},
 };
 
 /// What one check carried.
@@ -70,8 +75,35 @@ impl<'r> Evidence<'r> {
         caller: Option<SpiffeId<'r>>,
         certificates: &CertificateCache,
     ) -> Result<Self, EvidenceError> {
-        let _ = (request, sources, caller, certificates);
-        Err(EvidenceError::Malformed)
+        let attributes = request.attributes.as_ref().ok_or(EvidenceError::FieldMissing)?;
+        let (source, destination) = (attributes.source.as_ref(), attributes.destination.as_ref());
+        let field = |bytes: Option<&'r bytes::Bytes>| text(bytes.map_or(&[][..], |bytes| bytes));
+        let own = field(destination.map(|peer| &peer.principal))?;
+        let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
+        let (request_id, attempt, xfcc) = match http {
+            Some(http) => {
+                if http.id.len() > MAX_ID_BYTES {
+                    return Err(EvidenceError::IdTooLong);
+                }
+                let (request, xfcc) = HttpRequest::read(http)?;
+                (text(&http.id)?, Attempt::Http(request), xfcc)
+            }
+            None => ("", Attempt::Tcp { port: port(attributes)? }, Single::Absent),
+        };
+        let named = named_workload(attributes)?;
+        let presented = Presented {
+            principal: field(source.map(|peer| &peer.principal))?,
+            certificate: field(source.map(|peer| &peer.certificate))?,
+            xfcc,
+            own,
+        };
+        Ok(Self {
+            request_id,
+            attempt,
+            // What Envoy's own certificate says, then who was seen to ask, then what an operator wrote.
+            workload: SpiffeId::parse(own).ok().or(caller).or(named),
+            peer: PeerEvidence::read(&presented, sources, certificates)?,
+        })
     }
 
     /// Returns the HTTP request, unless this is a TCP check.
@@ -90,18 +122,120 @@ impl<'r> Evidence<'r> {
     }
 }
 
+/// Envoy's stream ids are numbers of 64 bits; a record is to hold no more than a short name.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// Returns the port of a TCP check.
+fn port(attributes: &AttributeContext) -> Result<u32, EvidenceError> {
+    let address = attributes.destination.as_ref().and_then(|peer| peer.address.as_ref());
+    let port = address.and_then(|address| address.socket_address.as_ref()).map(|s| s.port_value);
+    match port {
+        Some(port @ 1..=65_535) => Ok(port),
+        Some(_) | None => Err(EvidenceError::FieldMissing),
+    }
+}
+
+/// Returns the `workload` of the context extensions, if it is a SPIFFE ID.
+fn named_workload(attributes: &AttributeContext) -> Result<Option<SpiffeId<'_>>, EvidenceError> {
+    let mut named = None;
+    for extension in &attributes.context_extensions {
+        let value = text(&extension.value)?;
+        if text(&extension.key)? == "workload" && named.replace(value).is_some() {
+            return Err(EvidenceError::DuplicateExtension);
+        }
+    }
+    Ok(named.and_then(|id| SpiffeId::parse(id).ok()))
+}
+
 /// Why a check cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvidenceError {
-    /// A field every check has is missing, or is not UTF-8 where Envoy's message says `string`.
-    #[error("the check lacks a field or has one that is not UTF-8")]
-    Malformed,
+    /// The attributes, or a TCP check's destination port, are missing.
+    #[error("the check lacks a field that every check has")]
+    FieldMissing,
+    /// A field that is a `string` in Envoy's message is not UTF-8.
+    #[error("a field of the check is not UTF-8")]
+    NotUtf8,
+    /// The request's id is longer than [`MAX_ID_BYTES`].
+    #[error("the request's id is over {MAX_ID_BYTES} bytes")]
+    IdTooLong,
+    /// The method is no token (RFC 9110 §9.1).
+    #[error("the method is no token")]
+    Method,
+    /// Headers came in both encodings.
+    #[error("the check has headers in both encodings")]
+    BothHeaderEncodings,
+    /// A header's name is no token in lower case.
+    #[error("a header's name is not a token in lower case")]
+    HeaderName,
+    /// A pseudo-header says something else than its attribute.
+    #[error("a pseudo-header differs from its attribute")]
+    PseudoHeader,
+    /// `workload` comes twice among the context extensions.
+    #[error("a context extension comes twice")]
+    DuplicateExtension,
+    /// There are more than [`http::MAX_HEADERS`] headers.
+    #[error("the request has more than {max} headers", max = http::MAX_HEADERS)]
+    TooManyHeaders,
+    /// A header's name is longer than [`http::MAX_NAME_BYTES`].
+    #[error("a header's name is over {max} bytes", max = http::MAX_NAME_BYTES)]
+    HeaderNameTooLong,
+    /// A header's value is longer than [`http::MAX_VALUE_BYTES`].
+    #[error("a header's value is over {max} bytes", max = http::MAX_VALUE_BYTES)]
+    HeaderValueTooLong,
+    /// The headers together are longer than [`http::MAX_TOTAL_BYTES`].
+    #[error("the headers are over {max} bytes", max = http::MAX_TOTAL_BYTES)]
+    HeadersTooLong,
+    /// The path with its query is longer than [`path::MAX_BYTES`].
+    #[error("the path is over {max} bytes", max = path::MAX_BYTES)]
+    PathTooLong,
+    /// A header that decides comes twice or has not one word of visible ASCII.
+    #[error("the header `{0}` has not one readable value")]
+    InvalidHeader(&'static str),
+    /// The authority is not one host.
+    #[error(transparent)]
+    Host(HostError),
+    /// XFCC cannot be used.
+    #[error(transparent)]
+    Xfcc(#[from] XfccError),
+    /// The forwarded certificate is none.
+    #[error(transparent)]
+    Certificate(CertificateError),
+    /// The peer's name begins like a SPIFFE ID and is none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The sources of the peer contradict each other.
+    #[error(transparent)]
+    Conflict(#[from] PeerConflict),
 }
 
 impl From<EvidenceError> for Reason {
     fn from(error: EvidenceError) -> Self {
         match error {
-            EvidenceError::Malformed => Self::MalformedCheck,
+            EvidenceError::FieldMissing
+            | EvidenceError::NotUtf8
+            | EvidenceError::IdTooLong
+            | EvidenceError::Method
+            | EvidenceError::BothHeaderEncodings
+            | EvidenceError::HeaderName
+            | EvidenceError::PseudoHeader
+            | EvidenceError::DuplicateExtension => Self::MalformedCheck,
+            EvidenceError::TooManyHeaders
+            | EvidenceError::HeaderNameTooLong
+            | EvidenceError::HeaderValueTooLong
+            | EvidenceError::HeadersTooLong
+            | EvidenceError::PathTooLong => Self::HeadersTooLarge,
+            EvidenceError::InvalidHeader(_) => Self::InvalidHeader,
+            EvidenceError::Host(_) => Self::AmbiguousHost,
+            EvidenceError::Xfcc(_) | EvidenceError::Certificate(_) | EvidenceError::Name(_) => {
+                Self::PeerEvidenceMalformed
+            }
+            EvidenceError::Conflict(_) => Self::PeerEvidenceConflict,
         }
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

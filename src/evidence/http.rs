@@ -2,7 +2,16 @@
 
 use std::borrow::Cow;
 
-use crate::evidence::{authorization::Credentials, path::Path};
+use crate::{
+    evidence::{
+        EvidenceError,
+        authorization::Credentials,
+        host,
+        path::{self, Path},
+    },
+    reason::Reason,
+    transport::wire,
+};
 
 /// The HTTP request that is asked about.
 #[derive(Debug)]
@@ -25,16 +34,305 @@ pub struct HttpRequest<'r> {
     pub credentials: Credentials<'r>,
 }
 
-/// The headers of a request, without pseudo-headers.
-#[derive(Debug, Default)]
+/// Envoy lets 100 headers through unless it is told otherwise; twice that is read.
+pub const MAX_HEADERS: usize = 200;
+/// No header that is in use has a name near this.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Envoy's default limit for all headers of a request is 60 KiB: none of them is longer than this.
+pub const MAX_VALUE_BYTES: usize = 64 * 1024;
+/// Names and values of all headers: room for a raised limit, and an end to the work for one check.
+pub const MAX_TOTAL_BYTES: usize = 128 * 1024;
+/// The longest method: registered ones have up to 17 characters.
+pub const MAX_METHOD_BYTES: usize = 64;
+
+impl<'r> HttpRequest<'r> {
+    /// Reads the request; returns with it the values of `x-forwarded-client-cert`, unread.
+    ///
+    /// Method, path and host are Envoy's attributes. `:method`, `:path` and `:authority` among the headers
+    /// must say the same.
+    ///
+    /// # Errors
+    /// What is over a limit, not readable in one way or no HTTP; an ambiguous path and bad credentials are
+    /// no errors.
+    pub(super) fn read(http: &'r wire::HttpRequest) -> Result<(Self, Single<'r>), EvidenceError> {
+        if http.path.len() > path::MAX_BYTES {
+            return Err(EvidenceError::PathTooLong);
+        }
+        let method = text(&http.method)?;
+        let path_attribute = text(&http.path)?;
+        let host_attribute = text(&http.host)?;
+        let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len())
+            && method.bytes().all(is_token_character);
+        if !is_method {
+            return Err(EvidenceError::Method);
+        }
+        let attributes = Attributes { method, path: path_attribute, host: host_attribute };
+        let (headers, found) = Headers::read(http, &attributes)?;
+        let credentials = match found.authorization {
+            Single::Absent => Credentials::Absent,
+            Single::One(value) => Credentials::read(value),
+            Single::Several => Credentials::Unusable(Reason::CredentialsAmbiguous),
+        };
+        let token_in_query = path::query(path_attribute).is_some_and(path::has_access_token);
+        let request = Self {
+            method,
+            host: host::read(host_attribute).map_err(EvidenceError::Host)?,
+            path: Path::read(path_attribute, method),
+            headers,
+            upgrade: found.upgrade()?,
+            preflight: method == "OPTIONS" && found.is_preflight()?,
+            grpc: found.is_grpc(),
+            credentials: if token_in_query {
+                credentials.beside_query_token()
+            } else {
+                credentials
+            },
+        };
+        Ok((request, found.xfcc))
+    }
+}
+
+/// The headers of a request, without pseudo-headers, as they lie in the message.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'r> {
-    /// Name in lower case, value as received.
-    entries: Vec<(&'r str, &'r [u8])>,
+    /// `headers`, values being UTF-8; empty where `raw` is not.
+    map: &'r [wire::Entry],
+    /// `header_map`.
+    raw: &'r [wire::HeaderValue],
 }
 
 impl<'r> Headers<'r> {
-    /// Returns every header: its name in lower case and its value.
-    pub fn iter(&self) -> impl Iterator<Item = (&'r str, &'r [u8])> {
-        self.entries.iter().copied()
+    /// Returns every header: its name in lower case and its value. A value is any bytes; a name may come
+    /// more than once where Envoy sends raw headers, and is joined with commas where it does not.
+    pub fn iter(&self) -> impl Iterator<Item = (&'r str, &'r [u8])> + use<'r> {
+        let map = self.map.iter().map(|entry| (&*entry.key, &*entry.value));
+        let raw = self.raw.iter().map(|header| (&*header.key, raw_value(header)));
+        map.chain(raw).filter(|(name, _)| !name.starts_with(b":")).map(|(name, value)| {
+            // Names were found to be ASCII when the headers were read.
+            (str::from_utf8(name).unwrap_or_default(), value)
+        })
+    }
+
+    /// Looks at every header once: limits, names, pseudo-headers, and the values that decide.
+    fn read(
+        http: &'r wire::HttpRequest,
+        attributes: &Attributes<'_>,
+    ) -> Result<(Self, Found<'r>), EvidenceError> {
+        let raw = http.header_map.as_ref().map_or(&[][..], |map| &map.headers);
+        let headers = Self { map: &http.headers, raw };
+        if !headers.map.is_empty() && !headers.raw.is_empty() {
+            return Err(EvidenceError::BothHeaderEncodings);
+        }
+        if headers.map.len().max(headers.raw.len()) > MAX_HEADERS {
+            return Err(EvidenceError::TooManyHeaders);
+        }
+        let mut found = Found::default();
+        let mut total = 0_usize;
+        for entry in headers.map {
+            bound(&entry.key, &entry.value, &mut total)?;
+            text(&entry.value)?;
+            found.take(&entry.key, &entry.value, attributes)?;
+        }
+        for header in headers.raw {
+            if !header.value.is_empty() && !header.raw_value.is_empty() {
+                return Err(EvidenceError::BothHeaderEncodings);
+            }
+            let value = raw_value(header);
+            bound(&header.key, value, &mut total)?;
+            text(&header.value)?;
+            found.take(&header.key, value, attributes)?;
+        }
+        Ok((headers, found))
     }
 }
+
+/// What a header said how often. Two values of one that decides are refused, never chosen from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Single<'r> {
+    #[default]
+    Absent,
+    One(&'r [u8]),
+    Several,
+}
+
+impl<'r> Single<'r> {
+    const fn add(&mut self, value: &'r [u8]) {
+        *self = match self {
+            Self::Absent => Self::One(value),
+            Self::One(_) | Self::Several => Self::Several,
+        };
+    }
+
+    /// Returns the only value, if it is one word of visible ASCII: no comma, which is how Envoy joins
+    /// several, and no `!`, which it writes for bytes that are not UTF-8.
+    fn word(self, name: &'static str) -> Result<Option<&'r str>, EvidenceError> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::One(value) => match str::from_utf8(value) {
+                Ok(word)
+                    if !word.is_empty()
+                        && word.bytes().all(|b| b.is_ascii_graphic() && b != b',' && b != b'!') =>
+                {
+                    Ok(Some(word))
+                }
+                Ok(_) | Err(_) => Err(EvidenceError::InvalidHeader(name)),
+            },
+            Self::Several => Err(EvidenceError::InvalidHeader(name)),
+        }
+    }
+}
+
+/// The attributes that pseudo-headers repeat.
+struct Attributes<'r> {
+    method: &'r str,
+    path: &'r str,
+    host: &'r str,
+}
+
+/// The headers that decide.
+#[derive(Debug, Default)]
+struct Found<'r> {
+    authorization: Single<'r>,
+    xfcc: Single<'r>,
+    upgrade: Single<'r>,
+    origin: Single<'r>,
+    preflight_method: Single<'r>,
+    content_type: Single<'r>,
+}
+
+impl<'r> Found<'r> {
+    fn take(
+        &mut self,
+        name: &'r [u8],
+        value: &'r [u8],
+        attributes: &Attributes<'_>,
+    ) -> Result<(), EvidenceError> {
+        match name {
+            b":method" => agree(value, attributes.method)?,
+            b":path" => agree(value, attributes.path)?,
+            b":authority" => agree(value, attributes.host)?,
+            [b':', ..] if name.is_ascii() => {}
+            b"authorization" => self.authorization.add(value),
+            b"x-forwarded-client-cert" => self.xfcc.add(value),
+            b"upgrade" => self.upgrade.add(value),
+            b"origin" => self.origin.add(value),
+            b"access-control-request-method" => self.preflight_method.add(value),
+            b"content-type" => self.content_type.add(value),
+            _ => {
+                let is_name = !name.is_empty()
+                    && name.iter().all(|b| is_token_character(*b) && !b.is_ascii_uppercase());
+                if !is_name {
+                    return Err(EvidenceError::HeaderName);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Envoy drops an `upgrade` that it does not mean to follow, so that one seen here is one; HTTP/2's
+    /// extended CONNECT (RFC 8441) shows as one, too.
+    fn upgrade(&self) -> Result<Option<Cow<'r, str>>, EvidenceError> {
+        Ok(self.upgrade.word("upgrade")?.map(|protocol| {
+            if protocol.bytes().any(|b| b.is_ascii_uppercase()) {
+                Cow::Owned(protocol.to_ascii_lowercase())
+            } else {
+                Cow::Borrowed(protocol)
+            }
+        }))
+    }
+
+    /// The Fetch standard's CORS-preflight request has one value of each.
+    fn is_preflight(&self) -> Result<bool, EvidenceError> {
+        let origin = self.origin.word("origin")?;
+        let method = self.preflight_method.word("access-control-request-method")?;
+        Ok(origin.is_some() && method.is_some())
+    }
+
+    /// `application/grpc`, alone or followed by `+format` or parameters.
+    fn is_grpc(&self) -> bool {
+        const GRPC: &[u8] = b"application/grpc";
+        match self.content_type {
+            Single::One(value) if !value.contains(&b',') => {
+                value.split_at_checked(GRPC.len()).is_some_and(|(media_type, rest)| {
+                    media_type.eq_ignore_ascii_case(GRPC)
+                        && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+                })
+            }
+            Single::Absent | Single::One(_) | Single::Several => false,
+        }
+    }
+}
+
+/// Reads a field that is a `string` in Envoy's message: one that is not UTF-8 could not be decoded there.
+pub(super) fn text(field: &[u8]) -> Result<&str, EvidenceError> {
+    str::from_utf8(field).map_err(|_error| EvidenceError::NotUtf8)
+}
+
+fn raw_value(header: &wire::HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() { &header.value } else { &header.raw_value }
+}
+
+const fn bound(name: &[u8], value: &[u8], total: &mut usize) -> Result<(), EvidenceError> {
+    *total = total.saturating_add(name.len()).saturating_add(value.len());
+    if name.len() > MAX_NAME_BYTES {
+        Err(EvidenceError::HeaderNameTooLong)
+    } else if value.len() > MAX_VALUE_BYTES {
+        Err(EvidenceError::HeaderValueTooLong)
+    } else if *total > MAX_TOTAL_BYTES {
+        Err(EvidenceError::HeadersTooLong)
+    } else {
+        Ok(())
+    }
+}
+
+/// RFC 9110 §5.6.2 `tchar`.
+const fn is_token_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// A pseudo-header says what its attribute says. Raw headers keep bytes that are not UTF-8, for which the
+/// attribute has a `!` each.
+fn agree(value: &[u8], attribute: &str) -> Result<(), EvidenceError> {
+    let same = value == attribute.as_bytes()
+        || (value.len() == attribute.len() && replaced(value) == attribute);
+    if same { Ok(()) } else { Err(EvidenceError::PseudoHeader) }
+}
+
+/// Returns `value` with a `!` for each byte that is not part of valid UTF-8, as Envoy writes `string` fields.
+pub(super) fn replaced(mut value: &[u8]) -> String {
+    let mut text = String::with_capacity(value.len());
+    loop {
+        match str::from_utf8(value) {
+            Ok(rest) => {
+                text.push_str(rest);
+                return text;
+            }
+            Err(error) => {
+                let (valid, rest) = value.split_at_checked(error.valid_up_to()).unwrap_or_default();
+                text.push_str(str::from_utf8(valid).unwrap_or_default());
+                text.push('!');
+                value = rest.split_first().map_or(&[][..], |(_, rest)| rest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
