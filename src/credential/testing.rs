@@ -21,6 +21,7 @@ use crate::{
     evidence::{
         Attempt, Evidence,
         authorization::{Credentials, Scheme},
+        certificate::Certificate,
         http::{Headers, HttpRequest},
         path::{Path, PathForms},
         peer::PeerEvidence,
@@ -79,7 +80,7 @@ impl Signer {
         match &self.key {
             Secret::Ec(key) => {
                 let point = key.public_key().as_ref();
-                let (x, y) = point[1..].split_at((point.len() - 1) / 2);
+                let (x, y) = point[1..].split_at(point.len() / 2);
                 let crv = if self.alg == "ES256" { "P-256" } else { "P-384" };
                 json!({"kty": "EC", "crv": crv, "kid": self.kid, "x": b64(x), "y": b64(y)})
             }
@@ -138,7 +139,7 @@ pub(crate) fn claims() -> Value {
     let now = NOW.as_secs();
     json!({
         "iss": ISSUER, "aud": "https://payments.example", "sub": "checkout", "client_id": "checkout",
-        "jti": "1", "iat": now, "exp": now + 300, "scope": "payments:read payments:write",
+        "jti": "1", "iat": now, "exp": NOW.saturating_add(Duration::from_secs(300)).as_secs(), "scope": "payments:read payments:write",
     })
 }
 
@@ -176,6 +177,22 @@ pub(crate) fn issuer_of(document: IssuerDocument, signers: &[&Signer]) -> Arc<Is
 
 pub(crate) fn trust_in(issuers: Vec<Arc<Issuer>>) -> Trust {
     Trust { issuers: issuers.into(), ..Trust::default() }
+}
+
+/// A self-signed certificate with these URI SANs, valid within an hour of [`NOW`].
+pub(crate) fn certificate(uris: &[&str], authority: bool) -> Arc<Certificate> {
+    let mut params = rcgen::CertificateParams::default();
+    let name = |uri: &&str| rcgen::SanType::URI((*uri).try_into().unwrap());
+    params.subject_alt_names = uris.iter().map(name).collect();
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    if authority {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    }
+    let hour = time::Duration::HOUR;
+    let now = time::OffsetDateTime::UNIX_EPOCH + NOW.since_epoch();
+    (params.not_before, params.not_after) = (now - hour, now + hour);
+    let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    Arc::new(Certificate::parse(der.der()).unwrap())
 }
 
 /// The evidence of a request with `credentials` from `peer`.

@@ -41,7 +41,7 @@ fn cnf_that_is_no_object_or_has_a_bad_thumbprint_is_malformed() {
         json!([print]),
         json!(format!("{print}=")),
         json!(format!(" {print}")),
-        json!(&print[..42]),
+        json!(print.split_at(42).0),
         json!("+".repeat(43)),
         // The last character's unused bits are not zero.
         json!(format!("{}B", "A".repeat(42))),
@@ -94,6 +94,7 @@ fn a_certificate_that_is_not_valid_now_proves_no_bond() {
     let ours = Thumbprint::of(b"ours");
     let leaf = |first, last| Leaf {
         spiffe: None,
+        claims_spiffe: false,
         validity: (UnixTime::from_secs(first), UnixTime::from_secs(last)),
     };
     let prove = |leaf: Leaf<'_>| prove_certificate(ours, Some(ours), Some(&leaf), NOW);

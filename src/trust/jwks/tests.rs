@@ -56,7 +56,7 @@ fn what_is_no_key_set_is_refused() {
         assert_eq!(KeySet::parse(text.as_bytes()).unwrap_err(), KeySetError::Malformed, "{text}");
     }
     assert_eq!(parse(&[]).unwrap_err(), KeySetError::NoUsableKey(Vec::new()));
-    assert_eq!(KeySet::parse(&[b' '; MAX_BYTES + 1]).unwrap_err(), KeySetError::TooLong);
+    assert_eq!(KeySet::parse(&vec![b' '; MAX_BYTES + 1]).unwrap_err(), KeySetError::TooLong);
     assert_eq!(parse(&vec![json!({}); MAX_KEYS + 1]).unwrap_err(), KeySetError::TooManyKeys);
 }
 
@@ -134,9 +134,13 @@ fn a_point_that_is_not_on_its_curve_is_no_key() {
 fn coordinates_and_integers_have_one_spelling() {
     let jwk = ec();
     let x = jwk["x"].as_str().unwrap();
-    for bad in
-        [json!(format!("{x}=")), json!(&x[..40]), json!(format!("AA{x}")), json!(1), json!("")]
-    {
+    for bad in [
+        json!(format!("{x}=")),
+        json!(x.split_at(40).0),
+        json!(format!("AA{x}")),
+        json!(1),
+        json!(""),
+    ] {
         assert_eq!(why(with(jwk.clone(), "x", bad)), KeyError::Member);
     }
     assert_eq!(why(without(jwk, "y")), KeyError::Member);

@@ -211,9 +211,9 @@ async fn an_unchanged_document_keeps_its_issuer_and_a_changed_one_does_not() {
         |document| document.keys = from_file(&jwks(&[&Signer::es256("k2")])).keys,
     ];
     for change in changes {
-        let mut changed = moved.clone();
-        change(&mut changed);
-        let other = pool.reconcile(&[changed]).unwrap().remove(0);
+        let mut document = moved.clone();
+        change(&mut document);
+        let other = pool.reconcile(&[document]).unwrap().remove(0);
         assert!(!Arc::ptr_eq(&first, &other));
         assert_ne!(first.key_version(NOW), other.key_version(NOW));
         pool.reconcile(std::slice::from_ref(&moved)).unwrap();
