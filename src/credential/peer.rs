@@ -39,16 +39,18 @@ impl From<PeerError> for Reason {
 
 /// What of a certificate at hand is looked at on every check: a connection outlives its certificate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Leaf<'c> {
+struct Leaf<'c> {
     /// The ID of an X.509-SVID leaf.
-    pub(super) spiffe: Option<SpiffeId<'c>>,
+    spiffe: Option<SpiffeId<'c>>,
     /// Whether it has a URI SAN that looks like a SPIFFE ID.
-    pub(super) claims_spiffe: bool,
-    /// First and last second, both inclusive.
-    pub(super) validity: (UnixTime, UnixTime),
+    claims_spiffe: bool,
+    validity: Validity,
 }
 
-pub(super) fn leaf<'e>(peer: &'e PeerEvidence<'_>) -> Option<Leaf<'e>> {
+/// First and last second, both inclusive.
+type Validity = (UnixTime, UnixTime);
+
+fn leaf<'e>(peer: &'e PeerEvidence<'_>) -> Option<Leaf<'e>> {
     let certificate = peer.certificate.as_deref()?;
     let claims = |uri: &str| {
         uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("spiffe"))
@@ -60,19 +62,16 @@ pub(super) fn leaf<'e>(peer: &'e PeerEvidence<'_>) -> Option<Leaf<'e>> {
     })
 }
 
-impl Leaf<'_> {
-    /// RFC 5280 §4.1.2.5: inclusive at both ends, to the second; without leeway, as the TLS handshake has
-    /// none either.
-    pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), PeerError> {
-        let (first, last) = self.validity;
-        if now.as_secs() < first.as_secs() {
-            return Err(PeerError::CertificateNotYetValid);
-        }
-        if now.as_secs() > last.as_secs() {
-            return Err(PeerError::CertificateExpired);
-        }
-        Ok(())
+/// Checks a certificate's validity (RFC 5280 §4.1.2.5): inclusive at both ends, to the second; without
+/// leeway, as the TLS handshake has none either.
+pub(super) fn check_validity((first, last): Validity, now: UnixTime) -> Result<(), PeerError> {
+    if now.as_secs() < first.as_secs() {
+        return Err(PeerError::CertificateNotYetValid);
     }
+    if now.as_secs() > last.as_secs() {
+        return Err(PeerError::CertificateExpired);
+    }
+    Ok(())
 }
 
 /// Judges the immediate peer. One without a SPIFFE ID is proven too: it may have DNS names or a thumbprint
@@ -107,7 +106,7 @@ fn judge(
         }
     }
     let Some(leaf) = leaf else { return Ok(()) };
-    leaf.check_validity(now)?;
+    check_validity(leaf.validity, now)?;
     // X509-SVID §5.2: what is no valid SVID has no ID, whatever it says; an ID is the certificate's own.
     if (leaf.claims_spiffe && leaf.spiffe.is_none()) || (spiffe.is_some() && spiffe != leaf.spiffe)
     {

@@ -189,8 +189,10 @@ pub(crate) fn certificate(uris: &[&str], authority: bool) -> Arc<Certificate> {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     }
     let hour = time::Duration::HOUR;
-    let now = time::OffsetDateTime::UNIX_EPOCH + NOW.since_epoch();
-    (params.not_before, params.not_after) = (now - hour, now + hour);
+    let now = i64::try_from(NOW.as_secs()).unwrap();
+    let now = time::OffsetDateTime::from_unix_timestamp(now).unwrap();
+    params.not_before = now.checked_sub(hour).unwrap();
+    params.not_after = now.checked_add(hour).unwrap();
     let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
     Arc::new(Certificate::parse(der.der()).unwrap())
 }

@@ -1,3 +1,5 @@
+//! Verification as a whole, from evidence to principal.
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -390,5 +392,27 @@ proptest! {
         let world = World::new();
         let token = world.signer.sign_text(&header, &payload);
         prop_assert!(matches!(world.check_at(&token, NOW).0, Proof::Unproven(_)));
+    }
+
+    #[test]
+    fn a_claim_of_any_value_signed_by_the_issuer_never_panics(
+        name in "(iss|aud|exp|nbf|iat|sub|client_id|jti|scope|cnf|x)",
+        text in "\\PC{0,50}",
+        number in any::<f64>(),
+        form in 0..6,
+    ) {
+        let value = match form {
+            0 => json!(text),
+            1 => json!(number),
+            2 => json!([text, number]),
+            3 => json!({"x5t#S256": text, "jkt": number}),
+            4 => json!({ text: number }),
+            _ => json!(null),
+        };
+        let world = World::new();
+        let token = world.signer.sign(&claims_with(&name, Some(value)));
+        let (proof, _refused) = world.check_at(&token, NOW);
+        let harmless = matches!(name.as_str(), "aud" | "sub" | "client_id" | "jti" | "scope" | "x");
+        prop_assert!(harmless || !matches!(proof, Proof::Proven(_)) || form == 1, "{name}");
     }
 }

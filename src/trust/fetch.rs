@@ -123,7 +123,11 @@ impl Fetcher {
                 .ok_or_else(|| FetcherError::CaCertificates { path: path.clone() })?;
             builder = builder.tls_certs_only(certificates);
         }
-        let client = builder.build().map_err(FetcherError::Client)?;
+        let client = builder.build().map_err(|error| match &outbound.ca_file {
+            // A certificate in it that is none is found out only here.
+            Some(path) => FetcherError::CaCertificates { path: path.clone() },
+            None => FetcherError::Client(error),
+        })?;
         let hosts = outbound.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Ok(Self { client, hosts })
     }

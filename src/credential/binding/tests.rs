@@ -1,6 +1,9 @@
+//! Bonds: RFC 8705, Appendix A and what proves none.
+
 use serde_json::json;
 
 use super::*;
+use crate::credential::testing::{self, certificate};
 
 const NOW: UnixTime = UnixTime::from_secs(1_000);
 /// RFC 9449, figure 9.
@@ -91,16 +94,18 @@ fn a_certificate_bond_is_proven_by_the_peers_own_certificate_only() {
 
 #[test]
 fn a_certificate_that_is_not_valid_now_proves_no_bond() {
-    let ours = Thumbprint::of(b"ours");
-    let leaf = |first, last| Leaf {
-        spiffe: None,
-        claims_spiffe: false,
-        validity: (UnixTime::from_secs(first), UnixTime::from_secs(last)),
-    };
-    let prove = |leaf: Leaf<'_>| prove_certificate(ours, Some(ours), Some(&leaf), NOW);
-    assert_eq!(prove(leaf(1_000, 1_000)), Ok(()));
-    assert_eq!(prove(leaf(0, 999)), Err(BindingError::CertificateNotValid));
-    assert_eq!(prove(leaf(1_001, 2_000)), Err(BindingError::CertificateNotValid));
+    let certificate = certificate(&[], false);
+    let ours = certificate.thumbprint();
+    let peer = PeerEvidence { certificate: Some(certificate), ..peer(Some(ours)) };
+    let bound = Confirmation { certificate: Some(ours), key: None };
+    let prove = |now| bound.prove(Scheme::Bearer, Some(&peer), now).map(|bond| bond.certificate);
+    let hour = std::time::Duration::from_secs(3600);
+    let second = std::time::Duration::from_secs(1);
+    let (first, last) = (testing::NOW.saturating_sub(hour), testing::NOW.saturating_add(hour));
+    assert_eq!(prove(first), Ok(true));
+    assert_eq!(prove(last), Ok(true));
+    assert_eq!(prove(first.saturating_sub(second)), Err(BindingError::CertificateNotValid));
+    assert_eq!(prove(last.saturating_add(second)), Err(BindingError::CertificateNotValid));
 }
 
 #[test]

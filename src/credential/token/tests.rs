@@ -1,3 +1,5 @@
+//! Tokens taken apart: the RFC 7515 example and what is refused.
+
 use serde_json::json;
 
 use super::*;

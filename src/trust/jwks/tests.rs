@@ -1,3 +1,5 @@
+//! Key sets: the RFC 7638 key, choosing, and what is skipped.
+
 use serde_json::json;
 
 use super::*;

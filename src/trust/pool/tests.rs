@@ -1,3 +1,5 @@
+//! Issuers over HTTP as a check meets them, and over reloads.
+
 use std::{collections::HashMap, convert::Infallible, net::SocketAddr};
 
 use http::{Request, Response};

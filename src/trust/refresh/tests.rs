@@ -1,3 +1,5 @@
+//! Refreshing from a source whose answers are let go one by one.
+
 use std::sync::{
     Arc as Shared,
     atomic::{AtomicUsize, Ordering},
@@ -112,6 +114,7 @@ async fn a_flood_of_unknown_keys_is_one_fetch_and_then_none_for_a_while() {
     let world = World::new(ASKED_ONLY);
     world.first_fetch().await;
     let waiting: Vec<_> = (0..1_000).map(|_| world.issuer.refetch().unwrap().0).collect();
+    assert!(world.has_keys(), "tokens with known keys are not held up");
     world.source.let_go();
     futures_util::future::join_all(waiting).await;
     assert_eq!(world.source.fetches(), 2);
