@@ -137,9 +137,10 @@ pub(crate) fn jwks(signers: &[&Signer]) -> String {
 /// Claims of a good token at [`NOW`].
 pub(crate) fn claims() -> Value {
     let now = NOW.as_secs();
+    let end = NOW.saturating_add(Duration::from_secs(300)).as_secs();
     json!({
         "iss": ISSUER, "aud": "https://payments.example", "sub": "checkout", "client_id": "checkout",
-        "jti": "1", "iat": now, "exp": NOW.saturating_add(Duration::from_secs(300)).as_secs(), "scope": "payments:read payments:write",
+        "jti": "1", "iat": now, "exp": end, "scope": "payments:read payments:write",
     })
 }
 
