@@ -1,5 +1,7 @@
 //! The lean messages on the wire are Envoy's: what the full ones encode, the lean ones read alike.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::{
@@ -53,7 +55,7 @@ fn same_http(full: &HttpRequest, lean: &wire::HttpRequest) {
     );
     assert_eq!(full.headers.clone().into_iter().collect::<BTreeMap<_, _>>(), map(&lean.headers));
     let full = full.header_map.as_ref().map(|map| {
-        map.headers.iter().map(|h| (h.key.clone(), h.value.clone(), h.raw_value.to_vec())).collect()
+        map.headers.iter().map(|h| (h.key.clone(), h.value.clone(), h.raw_value.clone())).collect()
     });
     let lean: Option<Vec<_>> = lean.header_map.as_ref().map(|map| {
         let owned = |h: &wire::HeaderValue| {
@@ -121,11 +123,11 @@ prop_compose! {
             protocol,
             body,
             size,
-            raw_body: raw_body.into(),
+            raw_body,
             header_map: header_map.map(|headers| HeaderMap {
                 headers: headers
                     .into_iter()
-                    .map(|(key, value, raw)| HeaderValue { key, value, raw_value: raw.into() })
+                    .map(|(key, value, raw)| HeaderValue { key, value, raw_value: raw })
                     .collect(),
             }),
             ..Default::default()

@@ -32,6 +32,7 @@ pub(super) fn params(uris: &[&str]) -> CertificateParams {
     params
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers build it for this call")]
 pub(super) fn mint(params: CertificateParams) -> Vec<u8> {
     params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
@@ -58,7 +59,7 @@ pub(super) fn percent(pem: &str) -> String {
 
 pub(super) fn hex(der: &[u8]) -> String {
     let digest = crate::identity::Thumbprint::of(der);
-    digest.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
+    digest.as_bytes().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 /// A check of `GET https://payments.example/v1/payments` with these headers.

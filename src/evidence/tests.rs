@@ -57,6 +57,18 @@ fn a_check_without_http_asks_for_a_tcp_port() {
 }
 
 #[test]
+fn a_tcp_check_is_not_asked_for_xfcc() {
+    let mut check = tcp(5432);
+    attributes(&mut check).source.as_mut().unwrap().principal = bytes(WEB);
+    let cache = CertificateCache::new(1);
+    let peer =
+        |sources| Evidence::read(&check, sources, None, &cache).map(|evidence| evidence.peer);
+    assert_eq!(peer(ISTIO).unwrap().unwrap().spiffe().unwrap().as_str(), WEB);
+    assert_eq!(peer(ALL).unwrap_err(), PeerConflict::SomeAbsent.into());
+    assert!(peer(PeerSources { xfcc: true, ..NONE }).unwrap().is_none());
+}
+
+#[test]
 fn the_workload_is_named_by_envoy_then_by_the_caller_then_by_the_operator() {
     let mut check = check(&[]);
     let caller = Some("spiffe://prod.example/caller");
@@ -192,7 +204,7 @@ fn header() -> impl Strategy<Value = (bytes::Bytes, bytes::Bytes)> {
         Just(":authority"),
         Just("x-other"),
     ]
-    .prop_map(|name| bytes(name));
+    .prop_map(bytes);
     let value = prop_oneof![
         arbitrary_bytes(),
         "(Bearer|bearer|DPoP|Basic)[ ,]{0,2}[a-z.=,! ]{0,8}".prop_map(bytes::Bytes::from),
@@ -256,4 +268,17 @@ proptest! {
             prop_assert_eq!(Reason::from(map), Reason::from(raw));
         }
     }
+}
+
+#[test]
+fn the_fuzz_corpus_holds_checks_that_can_be_read() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/check_request/");
+    let cache = CertificateCache::new(1);
+    let outcomes = ["map", "raw", "tcp"].map(|name| {
+        let message = std::fs::read(format!("{corpus}{name}")).unwrap();
+        let check = <CheckRequest as prost::Message>::decode(&*message).unwrap();
+        let evidence = Evidence::read(&check, ISTIO, None, &cache).unwrap();
+        evidence.peer.and_then(|peer| peer.spiffe().map(|id| id.to_string()))
+    });
+    assert_eq!(outcomes, ["spiffe://td/web"; 3].map(|id| Some(id.to_owned())));
 }

@@ -93,12 +93,20 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         let upper = HEX.to_uppercase();
-        for text in ["", &HEX[1..], &format!("{HEX}0"), &upper, &HEX.replace('b', "g")] {
+        for text in
+            ["", HEX.strip_prefix('b').unwrap(), &format!("{HEX}0"), &upper, &HEX.replace('b', "g")]
+        {
             assert_eq!(Thumbprint::from_hex(text), None, "{text}");
         }
         let trailing_bits = BASE64URL.replace("Fa0", "Fa1");
         let standard = BASE64URL.replace('-', "+").replace('_', "/");
-        for text in ["", &BASE64URL[1..], &format!("{BASE64URL}="), &trailing_bits, &standard] {
+        for text in [
+            "",
+            BASE64URL.strip_prefix('u').unwrap(),
+            &format!("{BASE64URL}="),
+            &trailing_bits,
+            &standard,
+        ] {
             assert_eq!(Thumbprint::from_base64url(text), None, "{text}");
         }
     }

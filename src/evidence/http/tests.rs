@@ -116,11 +116,11 @@ fn limits_hold_in_both_encodings() {
     assert_eq!(read(&check(&headers)), Err(EvidenceError::TooManyHeaders));
     let long = "a".repeat(MAX_VALUE_BYTES + 1);
     assert_eq!(
-        read(&check(&[(&long[..=MAX_NAME_BYTES], "")])),
+        read(&check(&[(&"a".repeat(MAX_NAME_BYTES + 1), "")])),
         Err(EvidenceError::HeaderNameTooLong)
     );
     assert_eq!(read(&check(&[("a", &long)])), Err(EvidenceError::HeaderValueTooLong));
-    let at_most = &long[1..];
+    let at_most = &"a".repeat(MAX_VALUE_BYTES);
     read(&check(&[("a", at_most)])).unwrap();
     let total = check(&[("a", at_most), ("b", at_most)]);
     assert_eq!(read(&total), Err(EvidenceError::HeadersTooLong));

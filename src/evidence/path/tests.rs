@@ -214,6 +214,8 @@ proptest! {
     fn the_fast_way_and_the_slow_way_agree(path in "/[a-b./%;2eE]{0,12}") {
         let bytes = path.as_bytes();
         let slow = reading(bytes, Keep::default());
-        prop_assert_eq!(is_canonical(bytes), forms(bytes).is_empty() && slow == path);
+        // An escape is always left to the slow way.
+        let canonical = !path.contains('%') && forms(bytes).is_empty() && slow == path;
+        prop_assert_eq!(is_canonical(bytes), canonical);
     }
 }

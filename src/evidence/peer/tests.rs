@@ -65,6 +65,7 @@ fn genuine() -> (Case, String) {
     of(params(&[WEB]), WEB, &format!(";URI={WEB}"))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with what is read")]
 fn web(thumbprint: bool, certificate: bool) -> Outcome {
     Ok(Some((Some(WEB.to_owned()), vec![], thumbprint, certificate)))
 }
