@@ -3,18 +3,26 @@
 pub mod binding;
 pub mod cache;
 pub mod claims;
+pub mod peer;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod token;
 
 use std::sync::Arc;
 
 use crate::{
     clock::UnixTime,
-    credential::{binding::Binding, claims::AccessToken},
-    evidence::{Evidence, peer::PeerEvidence},
+    credential::{
+        binding::Binding,
+        cache::TokenCache,
+        claims::{AccessToken, ClaimsError},
+        token::TokenError,
+    },
+    evidence::{Evidence, authorization::Credentials, peer::PeerEvidence},
     identity::{SpiffeId, Thumbprint},
     policy::Needs,
     reason::Reason,
-    trust::Trust,
+    trust::{Issuer, Trust, jwks::Found},
 };
 
 /// What is known of a credential. Absent is known; unproven is not.
@@ -70,13 +78,147 @@ pub enum Verified<'e> {
 }
 
 /// Verifies what the candidate rules need. Synchronous; takes no lock that is held across an await.
+///
+/// The peer is always judged, the token only where `needs` says so. With `refetched`, a key that is missing
+/// is unknown for good.
+///
+/// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding.
 pub fn verify<'e>(
     evidence: &'e Evidence<'e>,
     needs: Needs,
     trust: &Trust,
+    tokens: &TokenCache,
     now: UnixTime,
     refetched: bool,
 ) -> Verified<'e> {
-    let _ = (evidence, needs, trust, now, refetched);
-    Verified::Settled(Principal { peer: Proof::Absent, token: Proof::Absent, refused_token: None })
+    let mut principal = Principal {
+        peer: peer::verify(evidence.peer.as_ref(), trust, now),
+        token: Proof::Absent,
+        refused_token: None,
+    };
+    if !needs.token {
+        return Verified::Settled(principal);
+    }
+    let (scheme, token) = match evidence.credentials() {
+        Credentials::Absent => return Verified::Settled(principal),
+        Credentials::Unusable(reason) => {
+            principal.token = Proof::Unproven(reason);
+            return Verified::Settled(principal);
+        }
+        Credentials::Token { scheme, token } => (scheme, token),
+    };
+    let verified = verify_token(token, trust, tokens, now).and_then(|token| {
+        match token.confirmation.prove(scheme, evidence.peer.as_ref(), now) {
+            Ok(binding) => Ok(BoundToken { token, binding }),
+            Err(error) => Err(Refusal::of(token, error)),
+        }
+    });
+    match verified {
+        Ok(token) => principal.token = Proof::Proven(token),
+        Err(Refusal::Final { reason, token }) => {
+            principal.token = Proof::Unproven(reason);
+            principal.refused_token = token;
+        }
+        Err(Refusal::KeyMissing { reason, issuer }) => {
+            match if refetched { None } else { issuer.refetch() } {
+                Some(refetch) => return Verified::KeyMissing(refetch),
+                None => principal.token = Proof::Unproven(reason),
+            }
+        }
+    }
+    Verified::Settled(principal)
 }
+
+/// Why a token is not verified.
+enum Refusal {
+    /// For good.
+    Final {
+        reason: Reason,
+        /// The claims, where the signature held.
+        token: Option<Arc<AccessToken>>,
+    },
+    /// Unless newer keys of the issuer say otherwise.
+    KeyMissing { reason: Reason, issuer: Arc<Issuer> },
+}
+
+impl Refusal {
+    fn of(token: Arc<AccessToken>, error: impl Into<Reason>) -> Self {
+        Self::Final { reason: error.into(), token: Some(token) }
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Self::Final { reason: error.into(), token: None }
+    }
+}
+
+impl From<ClaimsError> for Refusal {
+    fn from(error: ClaimsError) -> Self {
+        Self::Final { reason: error.into(), token: None }
+    }
+}
+
+/// Verifies a token as far as it does not depend on the call. Warm, this is a hash, a look-up and the times.
+fn verify_token(
+    token: &str,
+    trust: &Trust,
+    tokens: &TokenCache,
+    now: UnixTime,
+) -> Result<Arc<AccessToken>, Refusal> {
+    // Before it is hashed: an oversized token costs nothing.
+    if token.len() > token::MAX_BYTES {
+        return Err(TokenError::TooLong.into());
+    }
+    let key = TokenCache::key(token);
+    if let Some((token, issuer)) = tokens.find(key, &trust.issuers, now) {
+        return match token.check_times(&issuer.document, now) {
+            Ok(()) => Ok(token),
+            Err(error) => {
+                tokens.forget(key);
+                Err(Refusal::of(token, error))
+            }
+        };
+    }
+    let (token, issuer, key_version) = verify_signed(token, trust, now)?;
+    tokens.keep(key, issuer, key_version, Arc::clone(&token));
+    Ok(token)
+}
+
+/// Verifies a token that was not seen before. Nothing that it claims counts before its signature holds
+/// (RFC 8725 §3.3): `iss` only chooses whose keys are asked.
+fn verify_signed<'t>(
+    token: &str,
+    trust: &'t Trust,
+    now: UnixTime,
+) -> Result<(Arc<AccessToken>, &'t Issuer, u64), Refusal> {
+    let jws = token::parse(token)?;
+    let issuer = trust.issuers.find(jws.issuer()?).ok_or(TokenError::IssuerUnknown)?;
+    jws.check_header(&issuer.document)?;
+    let missing = |error: TokenError| Refusal::KeyMissing {
+        reason: error.into(),
+        issuer: Arc::clone(issuer),
+    };
+    let keys = issuer.keys(now).ok_or_else(|| missing(TokenError::KeysUnavailable))?;
+    let claims = match jws.find_key(&keys.set, &issuer.document) {
+        Found::Key(key) => jws.verify_signature(key)?,
+        Found::Unknown => return Err(missing(TokenError::KeyUnknown)),
+        Found::Unfit => return Err(TokenError::KeyUnknown.into()),
+    };
+    let profile = issuer.document.profile;
+    let (token, bindable) = AccessToken::read(Arc::clone(issuer.name()), profile, claims)?;
+    let token = Arc::new(token);
+    let checked = token
+        .check_times(&issuer.document, now)
+        .and_then(|()| token.check_document(&issuer.document, now));
+    if let Err(error) = checked {
+        return Err(Refusal::of(token, error));
+    }
+    match bindable {
+        Ok(()) => Ok((token, issuer, keys.version)),
+        Err(error) => Err(Refusal::of(token, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

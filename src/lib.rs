@@ -37,6 +37,7 @@ pub mod credential;
 pub mod diagnostic;
 pub mod evidence;
 pub mod identity;
+pub mod json;
 pub mod policy;
 pub mod reason;
 pub mod response;

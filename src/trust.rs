@@ -2,9 +2,16 @@
 
 pub mod discovery;
 pub mod fetch;
+pub mod issuer;
 pub mod jwks;
+pub mod pool;
+mod refresh;
+mod roca;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
+
+pub use issuer::Issuer;
+pub use pool::{IssuerPool, IssuerStatus};
 
 use crate::evidence::PeerSources;
 
@@ -16,14 +23,42 @@ pub struct Trust {
     /// The declared trust domains, sorted; empty: none is declared, every domain Envoy verified is believed.
     pub trust_domains: Vec<Box<str>>,
     /// The declared issuers.
-    pub issuers: Vec<Arc<jwks::Issuer>>,
+    pub issuers: Issuers,
+}
+
+/// The declared issuers, found by `iss` at a cost flat in their number.
+#[derive(Debug, Default)]
+pub struct Issuers {
+    by_identifier: HashMap<Box<str>, Arc<Issuer>>,
+}
+
+impl Issuers {
+    /// Returns the issuer whose identifier is `iss`, compared by code points (RFC 9068 §4, RFC 3986 §6.2.1).
+    #[must_use]
+    pub fn find(&self, iss: &str) -> Option<&Arc<Issuer>> {
+        self.by_identifier.get(iss)
+    }
+
+    /// Returns the issuers, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        self.by_identifier.values()
+    }
+}
+
+impl From<Vec<Arc<Issuer>>> for Issuers {
+    /// Two issuers with one identifier are refused when documents are loaded; here the last one stays.
+    fn from(issuers: Vec<Arc<Issuer>>) -> Self {
+        let by_identifier =
+            issuers.into_iter().map(|issuer| (issuer.identifier().into(), issuer)).collect();
+        Self { by_identifier }
+    }
 }
 
 /// A refetch of an issuer's keys that is under way, shared by all checks that wait for it.
 pub struct Refetch(pub Pin<Box<dyn Future<Output = ()> + Send>>);
 
-impl std::fmt::Debug for Refetch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Refetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Refetch")
     }
 }

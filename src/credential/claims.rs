@@ -1,11 +1,24 @@
 //! The claims of an access token (RFC 9068 §2.2), read strictly.
 
-use std::sync::Arc;
+use std::{mem::size_of, sync::Arc, time::Duration};
 
-use crate::{clock::UnixTime, identity::Thumbprint};
+use serde_json::Value;
+
+use crate::{
+    clock::UnixTime,
+    credential::binding::{BindingError, Confirmation},
+    json::Object,
+    policy::document::{IssuerDocument, Profile},
+    reason::Reason,
+};
+
+/// A token for more services than this is for nobody in particular.
+pub const MAX_AUDIENCES: usize = 100;
 
 /// The claims of a token whose signature, type and issuer were verified. What depends on the time or the
 /// call (expiry, audience, binding) is looked at on every check.
+///
+/// Holds no secret: without the signature, claims are no token.
 #[derive(Debug)]
 pub struct AccessToken {
     /// `metadata.name` of the Issuer that verified it.
@@ -29,14 +42,250 @@ pub struct AccessToken {
     /// `cnf`.
     pub confirmation: Confirmation,
     /// All claims, for templates and conditions.
-    pub claims: serde_json::Map<String, serde_json::Value>,
+    pub claims: Object,
 }
 
-/// The confirmation of a token (RFC 7800), as far as it is understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Confirmation {
-    /// `x5t#S256`.
-    pub certificate: Option<Thumbprint>,
-    /// `jkt`.
-    pub key: Option<Thumbprint>,
+/// Why claims are refused. Names the claim; carries nothing of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimsError {
+    /// The token has expired.
+    #[error("the token has expired")]
+    Expired,
+    /// A claim has the wrong type or is out of range.
+    #[error("claim `{0}` has the wrong type or is out of range")]
+    Invalid(&'static str),
+    /// It was issued in the future.
+    #[error("the token was issued in the future")]
+    IssuedInFuture,
+    /// It lives longer than the issuer's tokens may.
+    #[error("the token's lifetime is longer than allowed")]
+    Lifetime,
+    /// A claim has not the value that the issuer's document asks for.
+    #[error("a claim has not the required value")]
+    Mismatch,
+    /// A required claim is not there.
+    #[error("claim `{0}` is missing")]
+    Missing(&'static str),
+    /// It is not valid yet.
+    #[error("the token is not valid yet")]
+    NotYetValid,
 }
+
+impl From<ClaimsError> for Reason {
+    fn from(error: ClaimsError) -> Self {
+        match error {
+            ClaimsError::Expired => Self::TokenExpired,
+            ClaimsError::Invalid(_) => Self::TokenClaimInvalid,
+            ClaimsError::IssuedInFuture => Self::TokenIssuedInFuture,
+            ClaimsError::Lifetime => Self::TokenLifetime,
+            ClaimsError::Mismatch => Self::TokenClaimMismatch,
+            ClaimsError::Missing(_) => Self::TokenClaimMissing,
+            ClaimsError::NotYetValid => Self::TokenNotYetValid,
+        }
+    }
+}
+
+impl AccessToken {
+    /// Reads the claims of a token that `issuer` signed. The second value tells what is wrong with `cnf`: a
+    /// token with such a one may be recorded, and never be used.
+    ///
+    /// Checks types, and that the claims of the issuer's profile are there; does *not* check values, times
+    /// or whom the token is for.
+    ///
+    /// # Errors
+    /// [`ClaimsError::Missing`] and [`ClaimsError::Invalid`].
+    pub fn read(
+        issuer: Arc<str>,
+        profile: Profile,
+        claims: Object,
+    ) -> Result<(Self, Result<(), BindingError>), ClaimsError> {
+        let (confirmation, bindable) = match Confirmation::read(claims.get("cnf")) {
+            Ok(confirmation) => (confirmation, Ok(())),
+            Err(error) => (Confirmation::default(), Err(error)),
+        };
+        let token = Self {
+            issuer,
+            subject: text(&claims, "sub")?,
+            client_id: text(&claims, "client_id")?,
+            id: text(&claims, "jti")?,
+            audiences: audiences(claims.get("aud").ok_or(ClaimsError::Missing("aud"))?)?,
+            scopes: scopes(claims.get("scope"))?,
+            expires: time(&claims, "exp")?.ok_or(ClaimsError::Missing("exp"))?,
+            not_before: time(&claims, "nbf")?,
+            issued: time(&claims, "iat")?,
+            confirmation,
+            claims,
+        };
+        if profile == Profile::Rfc9068 {
+            token.check_rfc9068()?;
+        }
+        Ok((token, bindable))
+    }
+
+    /// RFC 9068 §2.2: what must be there besides `iss`, `exp` and `aud`.
+    fn check_rfc9068(&self) -> Result<(), ClaimsError> {
+        let required = [
+            ("sub", self.subject.is_some()),
+            ("client_id", self.client_id.is_some()),
+            ("iat", self.issued.is_some()),
+            ("jti", self.id.is_some()),
+        ];
+        match required.iter().find(|(_, present)| !present) {
+            Some((name, _)) => Err(ClaimsError::Missing(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what the issuer's document asks of values and lifetime. What held once holds for ever.
+    ///
+    /// # Errors
+    /// [`ClaimsError::Mismatch`] and [`ClaimsError::Lifetime`].
+    pub fn check_document(
+        &self,
+        issuer: &IssuerDocument,
+        now: UnixTime,
+    ) -> Result<(), ClaimsError> {
+        let has = |(name, required): &(String, Value)| match self.claims.get(name) {
+            Some(Value::Array(values)) if !required.is_array() => values.contains(required),
+            Some(value) => value == required,
+            None => false,
+        };
+        if !issuer.require_claims.iter().all(has) {
+            return Err(ClaimsError::Mismatch);
+        }
+        // Without `iat`, what is left of its life is all that is known of it.
+        let lifetime = self.issued.map_or_else(
+            || self.expires.saturating_since(now).saturating_sub(leeway(issuer)),
+            |since| self.expires.saturating_since(since),
+        );
+        if lifetime <= issuer.max_lifetime { Ok(()) } else { Err(ClaimsError::Lifetime) }
+    }
+
+    /// Checks the token's times against `now`, with the issuer's leeway. For every check, cached or not.
+    ///
+    /// # Errors
+    /// [`ClaimsError::Expired`], [`ClaimsError::NotYetValid`] and [`ClaimsError::IssuedInFuture`].
+    pub fn check_times(&self, issuer: &IssuerDocument, now: UnixTime) -> Result<(), ClaimsError> {
+        let leeway = leeway(issuer);
+        // RFC 7519 §4.1.4: not on or after.
+        if now >= self.expires.saturating_add(leeway) {
+            return Err(ClaimsError::Expired);
+        }
+        let latest = now.saturating_add(leeway);
+        // RFC 7519 §4.1.5.
+        if self.not_before.is_some_and(|not_before| not_before > latest) {
+            return Err(ClaimsError::NotYetValid);
+        }
+        if self.issued.is_some_and(|issued| issued > latest) {
+            return Err(ClaimsError::IssuedInFuture);
+        }
+        Ok(())
+    }
+
+    /// Returns about how many bytes of memory the token takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let texts = |texts: &[String]| {
+            texts.iter().fold(0_usize, |sum, text| {
+                sum.saturating_add(size_of::<String>()).saturating_add(text.len())
+            })
+        };
+        let members = [&self.subject, &self.client_id, &self.id];
+        members
+            .iter()
+            .filter_map(|member| member.as_ref().map(String::len))
+            .fold(size_of::<Self>(), usize::saturating_add)
+            .saturating_add(texts(&self.audiences))
+            .saturating_add(texts(&self.scopes))
+            .saturating_add(object_weight(&self.claims))
+    }
+}
+
+/// The issuer's leeway, which no document can raise over a minute.
+fn leeway(issuer: &IssuerDocument) -> Duration {
+    issuer.leeway.min(MAX_LEEWAY)
+}
+
+/// RFC 9068 §4 says "no more than a few minutes"; clocks kept by NTP are within a second.
+const MAX_LEEWAY: Duration = Duration::from_secs(60);
+
+/// A text that is not empty: an empty subject or client would be everybody's.
+fn text(claims: &Object, name: &'static str) -> Result<Option<String>, ClaimsError> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
+        Some(_) => Err(ClaimsError::Invalid(name)),
+    }
+}
+
+/// A `NumericDate` (RFC 7519 §2): a JSON number, fractions allowed, from the epoch to the year 9999.
+fn time(claims: &Object, name: &'static str) -> Result<Option<UnixTime>, ClaimsError> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let Value::Number(number) = value else { return Err(ClaimsError::Invalid(name)) };
+    let since_epoch = match number.as_u64() {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => number
+            .as_f64()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .ok_or(ClaimsError::Invalid(name))?,
+    };
+    if since_epoch > LAST_TIME {
+        return Err(ClaimsError::Invalid(name));
+    }
+    Ok(Some(UnixTime::new(since_epoch)))
+}
+
+/// The end of the year 9999: beyond it numbers are milliseconds, or mistakes.
+const LAST_TIME: Duration = Duration::from_secs(253_402_300_799);
+
+/// RFC 7519 §4.1.3: one text or an array of texts.
+fn audiences(aud: &Value) -> Result<Vec<String>, ClaimsError> {
+    let values = aud.as_array().map_or(std::slice::from_ref(aud), Vec::as_slice);
+    if !(1..=MAX_AUDIENCES).contains(&values.len()) {
+        return Err(ClaimsError::Invalid("aud"));
+    }
+    let named = values.iter().map(|value| value.as_str().filter(|audience| !audience.is_empty()));
+    named.map(|audience| audience.map(str::to_owned).ok_or(ClaimsError::Invalid("aud"))).collect()
+}
+
+/// RFC 9068 §2.2.3, RFC 8693 §4.2: one text of scopes with spaces between them. Anything else is refused
+/// under every profile: a scope that is not seen would not be seen by a rule that denies it either.
+fn scopes(scope: Option<&Value>) -> Result<Vec<String>, ClaimsError> {
+    let text = match scope {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(ClaimsError::Invalid("scope")),
+    };
+    // RFC 6749 §3.3: scope-token.
+    if !text.bytes().all(|b| matches!(b, b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        return Err(ClaimsError::Invalid("scope"));
+    }
+    let mut scopes: Vec<_> =
+        text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    Ok(scopes)
+}
+
+fn object_weight(object: &Object) -> usize {
+    object.iter().fold(0_usize, |sum, (name, value)| {
+        sum.saturating_add(size_of::<(String, Value)>())
+            .saturating_add(name.len())
+            .saturating_add(value_weight(value))
+    })
+}
+
+/// What a value holds besides itself; as deep as the strict reader lets a value be.
+fn value_weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().fold(0_usize, |sum, value| {
+            sum.saturating_add(size_of::<Value>()).saturating_add(value_weight(value))
+        }),
+        Value::Object(object) => object_weight(object),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Issuers and the keys they have now.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+
+use crate::{
+    clock::UnixTime,
+    policy::document::{IssuerDocument, KeySource},
+    trust::{Refetch, jwks::KeySet, refresh::Refresher},
+};
+
+/// An issuer whose tokens are believed, and its keys.
+#[derive(Debug)]
+pub struct Issuer {
+    /// As declared.
+    pub document: IssuerDocument,
+    name: Arc<str>,
+    identifier: Arc<str>,
+    store: Arc<KeyStore>,
+    /// `None` where the keys came with the policy directory.
+    refresher: Option<Refresher>,
+}
+
+/// A key set in use.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// The set.
+    pub set: Arc<KeySet>,
+    /// Differs from that of every other set that this process has used, of any issuer: what was verified
+    /// under one version is never taken for verified under another document or set.
+    pub version: u64,
+    /// When the set was last seen at its source.
+    pub fetched: UnixTime,
+}
+
+impl Issuer {
+    /// Creates an issuer whose keys do not change and do not age: they came with the policy directory.
+    #[must_use]
+    pub fn with_keys(document: IssuerDocument, keys: KeySet) -> Self {
+        let store = KeyStore::default();
+        store.install(keys, UnixTime::from_secs(0));
+        Self::new(document, Arc::new(store), None)
+    }
+
+    /// Creates an issuer whose keys `refresher` puts into `store`; `None`: nobody does any more.
+    pub(super) fn new(
+        document: IssuerDocument,
+        store: Arc<KeyStore>,
+        refresher: Option<Refresher>,
+    ) -> Self {
+        let name = document.name.value.as_str().into();
+        let identifier = document.issuer.value.as_str().into();
+        Self { document, name, identifier, store, refresher }
+    }
+
+    /// Returns `metadata.name`.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Returns the issuer identifier, which tokens name as `iss`.
+    #[must_use]
+    pub fn identifier(&self) -> &str {
+        &self.identifier
+    }
+
+    /// Returns the issuer identifier for keeping without a copy.
+    #[must_use]
+    pub(crate) const fn shared_identifier(&self) -> &Arc<str> {
+        &self.identifier
+    }
+
+    /// Returns the keys, unless there were never any or they were last seen at their source longer than
+    /// `maxKeyAge` ago.
+    #[must_use]
+    pub fn keys(&self, now: UnixTime) -> Option<Arc<Keys>> {
+        self.store.keys.load_full().filter(|keys| self.is_fresh(keys, now))
+    }
+
+    /// Returns the version of the keys, as [`Issuer::keys`] would return them.
+    #[must_use]
+    pub fn key_version(&self, now: UnixTime) -> Option<u64> {
+        let keys = self.store.keys.load();
+        keys.as_ref().filter(|keys| self.is_fresh(keys, now)).map(|keys| keys.version)
+    }
+
+    fn is_fresh(&self, keys: &Keys, now: UnixTime) -> bool {
+        self.refresher.is_none() || now.saturating_since(keys.fetched) <= self.document.max_key_age
+    }
+
+    /// Asks for the keys to be fetched now; `None` where that would be too soon after the last time that it
+    /// was asked for, or where keys are never fetched. All that ask while a fetch is under way share it.
+    #[must_use]
+    pub fn refetch(&self) -> Option<Refetch> {
+        self.refresher.as_ref().and_then(Refresher::ask)
+    }
+
+    /// Returns how long ago the keys were last seen at their source; `None` where they do not age.
+    #[must_use]
+    pub fn key_age(&self, now: UnixTime) -> Option<Duration> {
+        self.refresher.as_ref()?;
+        self.store.keys.load().as_ref().map(|keys| now.saturating_since(keys.fetched))
+    }
+
+    /// Returns the keys however old they are: for showing them, never for verifying.
+    #[must_use]
+    pub fn last_keys(&self) -> Option<Arc<KeySet>> {
+        self.store.keys.load().as_ref().map(|keys| Arc::clone(&keys.set))
+    }
+
+    /// Returns why the keys could not be refreshed the last time, if they could not.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.store.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says whether `document` declares the same as this issuer's, wherever it stands.
+    #[must_use]
+    pub(super) fn is_declared_by(&self, document: &IssuerDocument) -> bool {
+        let IssuerDocument {
+            name,
+            issuer,
+            keys,
+            audiences,
+            algorithms,
+            types,
+            max_lifetime,
+            leeway,
+            profile,
+            require_claims,
+            max_key_age,
+        } = &self.document;
+        name.value == document.name.value
+            && issuer.value == document.issuer.value
+            && is_same_source(keys, &document.keys)
+            && audiences.iter().map(|a| &a.value).eq(document.audiences.iter().map(|a| &a.value))
+            && *algorithms == document.algorithms
+            && *types == document.types
+            && *max_lifetime == document.max_lifetime
+            && *leeway == document.leeway
+            && *profile == document.profile
+            && *require_claims == document.require_claims
+            && *max_key_age == document.max_key_age
+    }
+}
+
+fn is_same_source(one: &KeySource, other: &KeySource) -> bool {
+    match (one, other) {
+        (KeySource::Discovery, KeySource::Discovery) => true,
+        (KeySource::Uri(one), KeySource::Uri(other)) => one.value == other.value,
+        (KeySource::File { content: one, .. }, KeySource::File { content: other, .. }) => {
+            one == other
+        }
+        (KeySource::Discovery | KeySource::Uri(_) | KeySource::File { .. }, _) => false,
+    }
+}
+
+/// The keys of one issuer: the last good ones, and what went wrong since.
+#[derive(Debug, Default)]
+pub(super) struct KeyStore {
+    keys: ArcSwapOption<Keys>,
+    last_error: Mutex<Option<String>>,
+}
+
+impl KeyStore {
+    /// Puts `set` in use. A set that is the same as before keeps its version.
+    pub(super) fn install(&self, set: KeySet, fetched: UnixTime) {
+        let before = self.keys.load_full();
+        let keys = match before {
+            Some(keys) if keys.set.digest() == set.digest() => {
+                Keys { set: Arc::clone(&keys.set), version: keys.version, fetched }
+            }
+            _ => Keys {
+                set: Arc::new(set),
+                version: VERSIONS.fetch_add(1, Ordering::Relaxed),
+                fetched,
+            },
+        };
+        self.keys.store(Some(Arc::new(keys)));
+        self.set_error(None);
+    }
+
+    /// Notes why no newer keys could be had, and returns whether that is news.
+    pub(super) fn fail(&self, error: String) -> bool {
+        self.set_error(Some(error))
+    }
+
+    fn set_error(&self, error: Option<String>) -> bool {
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *last != error;
+        *last = error;
+        is_news
+    }
+}
+
+/// The next version of a key set; see [`Keys::version`].
+static VERSIONS: AtomicU64 = AtomicU64::new(1);

@@ -1,0 +1,191 @@
+//! The issuers of the process, kept over reloads.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    clock::SharedClock,
+    config::OutboundSettings,
+    diagnostic::{At, Diagnostic},
+    policy::document::{IssuerDocument, KeySource},
+    trust::{
+        discovery,
+        fetch::{Fetcher, FetcherError},
+        issuer::{Issuer, KeyStore},
+        jwks::{KeySet, SkippedKey},
+        refresh::{Fetch, Pace, Refresher},
+    },
+};
+
+/// The issuers of the process. A reload that does not change an issuer's document leaves the issuer as it
+/// is, with its keys.
+#[derive(Debug)]
+pub struct IssuerPool {
+    fetcher: Fetcher,
+    clock: SharedClock,
+    background: Handle,
+    current: Mutex<Vec<Arc<Issuer>>>,
+}
+
+/// How one issuer's keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerStatus {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// The issuer identifier.
+    pub issuer: String,
+    /// Usable keys.
+    pub keys: usize,
+    /// Keys of the set that are not used.
+    pub skipped: Vec<SkippedKey>,
+    /// How long ago the keys were last seen at their source; `None` where they never were, or came with the
+    /// policy directory.
+    pub age: Option<Duration>,
+    /// Why the last refresh failed, if it did.
+    pub last_error: Option<String>,
+}
+
+impl IssuerPool {
+    /// Creates a pool without issuers. Keys are fetched on `background`.
+    ///
+    /// # Errors
+    /// Where the settings make no HTTP client, as [`FetcherError`] says.
+    pub fn new(
+        outbound: &OutboundSettings,
+        clock: SharedClock,
+        background: Handle,
+    ) -> Result<Self, FetcherError> {
+        let fetcher = Fetcher::new(outbound)?;
+        Ok(Self { fetcher, clock, background, current: Mutex::default() })
+    }
+
+    /// Returns the issuers of `documents`, in their order. One that the pool has from an equal document is
+    /// the same as before; others are new, and start to fetch their keys. One that is no longer declared
+    /// stops to refresh when the last snapshot that has it is gone.
+    ///
+    /// # Errors
+    /// Key sets from files that cannot be used and addresses that may not be contacted, all of them; the
+    /// pool is then as it was before.
+    pub fn reconcile(
+        &self,
+        documents: &[IssuerDocument],
+    ) -> Result<Vec<Arc<Issuer>>, Vec<Diagnostic>> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mistakes = Vec::new();
+        let mut issuers = Vec::new();
+        for document in documents {
+            let known = current.iter().find(|issuer| issuer.is_declared_by(document));
+            match known.map_or_else(
+                || self.prepare(document),
+                |issuer| Ok(Prepared::Known(Arc::clone(issuer))),
+            ) {
+                Ok(issuer) => issuers.push(issuer),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        // Only now: a load that is refused contacts nobody.
+        let issuers: Vec<_> = issuers.into_iter().map(|issuer| self.start(issuer)).collect();
+        current.clone_from(&issuers);
+        Ok(issuers)
+    }
+
+    /// Returns how each issuer's keys are, in the order of the documents.
+    #[must_use]
+    pub fn status(&self) -> Vec<IssuerStatus> {
+        let now = self.clock.now();
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current
+            .iter()
+            .map(|issuer| {
+                let keys = issuer.last_keys();
+                IssuerStatus {
+                    name: Arc::clone(issuer.name()),
+                    issuer: issuer.identifier().to_owned(),
+                    keys: keys.as_ref().map_or(0, |set| set.count()),
+                    skipped: keys.map(|set| set.skipped().to_vec()).unwrap_or_default(),
+                    age: issuer.key_age(now),
+                    last_error: issuer.last_error(),
+                }
+            })
+            .collect()
+    }
+
+    fn prepare(&self, document: &IssuerDocument) -> Result<Prepared, Diagnostic> {
+        let may_contact = |url: &str, at: &At| {
+            self.fetcher
+                .check(url)
+                .map(drop)
+                .map_err(|error| Diagnostic::new(at, error.to_string()))
+        };
+        match &document.keys {
+            KeySource::File { path, content } => {
+                let keys = KeySet::parse(content)
+                    .map_err(|error| Diagnostic::new(&path.at, error.to_string()))?;
+                Ok(Prepared::Known(Arc::new(Issuer::with_keys(document.clone(), keys))))
+            }
+            KeySource::Uri(uri) => {
+                may_contact(&uri.value, &uri.at)?;
+                Ok(Prepared::Remote(Box::new(document.clone()), self.fetch_from(uri.value.clone())))
+            }
+            KeySource::Discovery => {
+                let issuer = &document.issuer;
+                may_contact(&issuer.value, &issuer.at)?;
+                Ok(Prepared::Remote(
+                    Box::new(document.clone()),
+                    self.discover(issuer.value.clone()),
+                ))
+            }
+        }
+    }
+
+    fn start(&self, prepared: Prepared) -> Arc<Issuer> {
+        let (document, fetch) = match prepared {
+            Prepared::Known(issuer) => return issuer,
+            Prepared::Remote(document, fetch) => (document, fetch),
+        };
+        let store = Arc::<KeyStore>::default();
+        let refresher = Refresher::start(
+            document.name.value.as_str().into(),
+            Arc::clone(&store),
+            fetch,
+            Pace::for_max_age(document.max_key_age),
+            Arc::clone(&self.clock),
+            &self.background,
+        );
+        Arc::new(Issuer::new(*document, store, Some(refresher)))
+    }
+
+    fn fetch_from(&self, uri: String) -> Fetch {
+        let fetcher = self.fetcher.clone();
+        Box::new(move || {
+            let (fetcher, uri) = (fetcher.clone(), uri.clone());
+            Box::pin(async move { discovery::fetch_key_set(&fetcher, &uri).await })
+        })
+    }
+
+    fn discover(&self, issuer: String) -> Fetch {
+        let fetcher = self.fetcher.clone();
+        Box::new(move || {
+            let (fetcher, issuer) = (fetcher.clone(), issuer.clone());
+            Box::pin(async move { discovery::discover_key_set(&fetcher, &issuer).await })
+        })
+    }
+}
+
+/// An issuer about to be used.
+enum Prepared {
+    /// It is whole.
+    Known(Arc<Issuer>),
+    /// Its keys have yet to be fetched.
+    Remote(Box<IssuerDocument>, Fetch),
+}
+
+#[cfg(test)]
+mod tests;
