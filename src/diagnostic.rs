@@ -67,6 +67,15 @@ impl Diagnostic {
     }
 }
 
+impl std::error::Error for Diagnostics {}
+
+/// As [`Diagnostics::summary`], for one line of a log.
+impl std::fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.summary())
+    }
+}
+
 impl Diagnostics {
     /// Returns how many mistakes there are, in words.
     #[must_use]

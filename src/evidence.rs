@@ -57,7 +57,7 @@ pub struct PeerSources {
     pub principal: bool,
     /// `source.certificate`.
     pub certificate: bool,
-    /// The right-most element of `x-forwarded-client-cert`.
+    /// The right-most element of `x-forwarded-client-cert`; not asked for in a TCP check.
     pub xfcc: bool,
 }
 
@@ -90,6 +90,9 @@ impl<'r> Evidence<'r> {
             }
             None => ("", Attempt::Tcp { port: port(attributes)? }, Single::Absent),
         };
+        // XFCC is HTTP's: a connection has none, and its other sources must do. Asking for it there would
+        // refuse every TCP check of a mesh.
+        let sources = PeerSources { xfcc: sources.xfcc && http.is_some(), ..sources };
         let named = named_workload(attributes)?;
         let presented = Presented {
             principal: field(source.map(|peer| &peer.principal))?,
@@ -235,5 +238,7 @@ impl From<EvidenceError> for Reason {
     }
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use anstream::{AutoStream, ColorChoice};
 use clap::{Args, Subcommand};
 
 use crate::{
-    diagnostic::Format,
+    diagnostic::{At, Diagnostic, Diagnostics, Format},
     policy::load::{self, Loaded},
     snapshot::source::{self, SourceTree},
 };
@@ -77,10 +77,17 @@ fn check(
     }
     let tree = match source::read(&args.directory) {
         Ok(tree) => tree,
-        Err(error) => {
-            let error = anyhow::Error::new(error);
-            writeln!(err, "error: {error:#}")?;
+        // Whether it holds cannot be said.
+        Err(error) if error.is_busy() => {
+            writeln!(err, "error: {error}")?;
             return Ok(ExitCode::from(MISUSED));
+        }
+        Err(error) => {
+            let mistake =
+                Diagnostic::new(&At::default(), format!("{:#}", anyhow::Error::new(error)));
+            let root = args.directory.clone();
+            let diagnostics = Diagnostics { all: vec![mistake], root, ..Diagnostics::default() };
+            return wrong(args.format, &diagnostics, colour, out, err);
         }
     };
     match load::load(&tree, &args.owned_headers) {
@@ -88,17 +95,25 @@ fn check(
             holds(args.format, &tree, &loaded, out)?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(diagnostics) => {
-            let text = diagnostics.render(args.format, colour);
-            if args.format == Format::Human {
-                write!(err, "{text}")?;
-            } else {
-                write!(out, "{text}")?;
-            }
-            writeln!(err, "error: the policies do not hold: {}", diagnostics.summary())?;
-            Ok(ExitCode::from(WRONG))
-        }
+        Err(diagnostics) => wrong(args.format, &diagnostics, colour, out, err),
     }
+}
+
+fn wrong(
+    format: Format,
+    diagnostics: &Diagnostics,
+    colour: bool,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> anyhow::Result<ExitCode> {
+    let text = diagnostics.render(format, colour);
+    if format == Format::Human {
+        write!(err, "{text}")?;
+    } else {
+        write!(out, "{text}")?;
+    }
+    writeln!(err, "error: the policies do not hold: {}", diagnostics.summary())?;
+    Ok(ExitCode::from(WRONG))
 }
 
 fn holds(
@@ -112,7 +127,7 @@ fn holds(
         Format::Human => {}
         Format::Github => return Ok(()),
         Format::Json | Format::Sarif => {
-            let none = crate::diagnostic::Diagnostics::default();
+            let none = Diagnostics::default();
             return write!(out, "{}", none.render(format, false));
         }
     }
@@ -192,6 +207,22 @@ mod tests {
         assert!(out.starts_with("::error file=") && out.contains("a.yaml,line=1,col=13"), "{out}");
         let (code, out, err) = run_check(&[("a.yaml", TRUST)], &["--format", "json"]);
         assert_eq!((code, out.as_str(), err.as_str()), (ExitCode::SUCCESS, "[]\n", ""));
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", folder.path().join("a.yaml")).unwrap();
+        let args = CheckArgs {
+            directory: folder.path().to_owned(),
+            format: Format::Json,
+            owned_headers: Vec::new(),
+        };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(&args, false, &mut out, &mut err).unwrap();
+        assert_eq!(code, ExitCode::from(1));
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert!(value[0]["message"].as_str().unwrap().contains("leads out"), "{value}");
     }
 
     #[test]

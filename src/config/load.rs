@@ -66,7 +66,7 @@ impl Settings {
             return Ok(settings);
         }
         let mut all = decoder.diagnostics;
-        all.sort_by(|a, b| (a.at.line, a.at.column).cmp(&(b.at.line, b.at.column)));
+        all.sort_by_key(|mistake| (mistake.at.line, mistake.at.column));
         Err(Diagnostics { all, sources, root: PathBuf::new() })
     }
 

@@ -107,11 +107,17 @@ fn every_setting_can_be_given_in_the_file_and_in_the_environment_alike() {
                 format!("[{}]", items.join(", "))
             }
             table::Kind::Number(..) | table::Kind::Flag(_) => (*value).to_owned(),
-            _ => format!("\"{value}\""),
+            table::Kind::Time(..)
+            | table::Kind::File(_)
+            | table::Kind::Listen(_)
+            | table::Kind::Filter(_)
+            | table::Kind::Records(_)
+            | table::Kind::Overflow(_)
+            | table::Kind::LogFormat(_) => format!("\"{value}\""),
         };
         let mut text = String::new();
         for (depth, step) in key.split('.').enumerate() {
-            text.push_str(&format!("\n{}{step}:", "  ".repeat(depth)));
+            text.extend(["\n", &"  ".repeat(depth), step, ":"]);
         }
         let by_file = load(&format!("{text} {value}\n"), &beside).unwrap();
         assert_eq!(shown(&by_file), shown(&by_environment), "{key}");

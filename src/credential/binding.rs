@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     clock::UnixTime,
-    credential::peer::{self, Leaf},
+    credential::peer,
     evidence::{authorization::Scheme, peer::PeerEvidence},
     identity::Thumbprint,
     reason::Reason,
@@ -127,9 +127,8 @@ impl Confirmation {
             return Err(BindingError::SchemeMismatch);
         }
         if let Some(bound) = self.certificate {
-            let presented = peer.and_then(|peer| peer.thumbprint);
-            let leaf = peer.and_then(peer::leaf);
-            prove_certificate(bound, presented, leaf.as_ref(), now)?;
+            let peer = peer.ok_or(BindingError::CertificateAbsent)?;
+            prove_certificate(bound, peer, now)?;
         }
         Ok(Binding { certificate: self.certificate.is_some(), dpop: false })
     }
@@ -137,17 +136,16 @@ impl Confirmation {
 
 fn prove_certificate(
     bound: Thumbprint,
-    presented: Option<Thumbprint>,
-    leaf: Option<&Leaf<'_>>,
+    peer: &PeerEvidence<'_>,
     now: UnixTime,
 ) -> Result<(), BindingError> {
     // The comparison takes constant time.
-    if presented.ok_or(BindingError::CertificateAbsent)? != bound {
+    if peer.thumbprint.ok_or(BindingError::CertificateAbsent)? != bound {
         return Err(BindingError::CertificateMismatch);
     }
-    match leaf.map_or(Ok(()), |leaf| leaf.check_validity(now)) {
-        Ok(()) => Ok(()),
-        Err(_expired_or_too_early) => Err(BindingError::CertificateNotValid),
+    match peer.certificate.as_ref().map(|leaf| peer::check_validity(leaf.validity(), now)) {
+        None | Some(Ok(())) => Ok(()),
+        Some(Err(_expired_or_too_early)) => Err(BindingError::CertificateNotValid),
     }
 }
 

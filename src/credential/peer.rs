@@ -15,7 +15,7 @@ pub enum PeerError {
     /// Its certificate has expired.
     #[error("the peer's certificate has expired")]
     CertificateExpired,
-    /// It claims a SPIFFE ID, and its certificate is no X.509-SVID leaf with that ID.
+    /// Its certificate has a SPIFFE ID and is no X.509-SVID leaf, or one with another ID.
     #[error("the peer's certificate is not an X.509-SVID leaf")]
     CertificateInvalid,
     /// Its certificate is not valid yet.
@@ -39,31 +39,39 @@ impl From<PeerError> for Reason {
 
 /// What of a certificate at hand is looked at on every check: a connection outlives its certificate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Leaf<'c> {
+struct Leaf<'c> {
     /// The ID of an X.509-SVID leaf.
-    pub(super) spiffe: Option<SpiffeId<'c>>,
-    /// First and last second, both inclusive.
-    pub(super) validity: (UnixTime, UnixTime),
+    spiffe: Option<SpiffeId<'c>>,
+    /// Whether it has a URI SAN that looks like a SPIFFE ID.
+    claims_spiffe: bool,
+    validity: Validity,
 }
 
-pub(super) fn leaf<'e>(peer: &'e PeerEvidence<'_>) -> Option<Leaf<'e>> {
+/// First and last second, both inclusive.
+type Validity = (UnixTime, UnixTime);
+
+fn leaf<'e>(peer: &'e PeerEvidence<'_>) -> Option<Leaf<'e>> {
     let certificate = peer.certificate.as_deref()?;
-    Some(Leaf { spiffe: certificate.spiffe(), validity: certificate.validity() })
+    let claims = |uri: &str| {
+        uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("spiffe"))
+    };
+    Some(Leaf {
+        spiffe: certificate.spiffe(),
+        claims_spiffe: certificate.uris().iter().any(|uri| claims(uri)),
+        validity: certificate.validity(),
+    })
 }
 
-impl Leaf<'_> {
-    /// RFC 5280 §4.1.2.5: inclusive at both ends, to the second; without leeway, as the TLS handshake has
-    /// none either.
-    pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), PeerError> {
-        let (first, last) = self.validity;
-        if now.as_secs() < first.as_secs() {
-            return Err(PeerError::CertificateNotYetValid);
-        }
-        if now.as_secs() > last.as_secs() {
-            return Err(PeerError::CertificateExpired);
-        }
-        Ok(())
+/// Checks a certificate's validity (RFC 5280 §4.1.2.5): inclusive at both ends, to the second; without
+/// leeway, as the TLS handshake has none either.
+pub(super) fn check_validity((first, last): Validity, now: UnixTime) -> Result<(), PeerError> {
+    if now.as_secs() < first.as_secs() {
+        return Err(PeerError::CertificateNotYetValid);
     }
+    if now.as_secs() > last.as_secs() {
+        return Err(PeerError::CertificateExpired);
+    }
+    Ok(())
 }
 
 /// Judges the immediate peer. One without a SPIFFE ID is proven too: it may have DNS names or a thumbprint
@@ -76,12 +84,9 @@ pub(super) fn verify<'e>(
     now: UnixTime,
 ) -> Proof<Peer<'e>> {
     let Some(evidence) = evidence else { return Proof::Absent };
-    match judge(evidence.spiffe, leaf(evidence).as_ref(), &trust.trust_domains, now) {
-        Ok(()) => Proof::Proven(Peer {
-            spiffe: evidence.spiffe,
-            thumbprint: evidence.thumbprint,
-            evidence,
-        }),
+    let spiffe = evidence.spiffe();
+    match judge(spiffe, leaf(evidence).as_ref(), &trust.trust_domains, now) {
+        Ok(()) => Proof::Proven(Peer { spiffe, thumbprint: evidence.thumbprint, evidence }),
         Err(error) => Proof::Unproven(error.into()),
     }
 }
@@ -101,17 +106,19 @@ fn judge(
         }
     }
     let Some(leaf) = leaf else { return Ok(()) };
-    leaf.check_validity(now)?;
-    // X509-SVID §5.2: the ID is the certificate's own, or nobody's.
-    match spiffe {
-        Some(id) if leaf.spiffe != Some(id) => Err(PeerError::CertificateInvalid),
-        _ => Ok(()),
+    check_validity(leaf.validity, now)?;
+    // X509-SVID §5.2: what is no valid SVID has no ID, whatever it says; an ID is the certificate's own.
+    if (leaf.claims_spiffe && leaf.spiffe.is_none()) || (spiffe.is_some() && spiffe != leaf.spiffe)
+    {
+        return Err(PeerError::CertificateInvalid);
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::testing::{self, certificate};
 
     const NOW: UnixTime = UnixTime::from_secs(1_000);
 
@@ -122,6 +129,7 @@ mod tests {
     fn leaf_valid(first: u64, last: u64) -> Leaf<'static> {
         Leaf {
             spiffe: Some(id("spiffe://prod.example/web")),
+            claims_spiffe: true,
             validity: (UnixTime::from_secs(first), UnixTime::from_secs(last)),
         }
     }
@@ -166,7 +174,7 @@ mod tests {
     #[test]
     fn a_spiffe_id_that_its_certificate_does_not_hold_is_invalid() {
         let spiffe = Some(id("spiffe://prod.example/web"));
-        let none = Leaf { spiffe: None, ..leaf_valid(0, 2_000) };
+        let none = Leaf { spiffe: None, claims_spiffe: false, ..leaf_valid(0, 2_000) };
         assert_eq!(judge(spiffe, Some(&none), &[], NOW), Err(PeerError::CertificateInvalid));
         let other = Some(id("spiffe://prod.example/other"));
         assert_eq!(
@@ -174,6 +182,38 @@ mod tests {
             Err(PeerError::CertificateInvalid)
         );
         assert_eq!(judge(None, Some(&none), &[], NOW), Ok(()));
+    }
+
+    #[test]
+    fn certificates_are_judged_by_what_they_hold() {
+        let judged = |uris: &[&str], authority, now: UnixTime| {
+            let certificate = certificate(uris, authority);
+            let evidence = PeerEvidence {
+                spiffe: None,
+                dns: Vec::new(),
+                thumbprint: Some(certificate.thumbprint()),
+                certificate: Some(certificate),
+            };
+            match verify(Some(&evidence), &Trust::default(), now) {
+                Proof::Proven(peer) => Ok(peer.spiffe.map(|id| id.as_str().to_owned())),
+                Proof::Unproven(reason) => Err(reason),
+                Proof::Absent => panic!("a certificate is evidence"),
+            }
+        };
+        let (web, now) = ("spiffe://prod.example/web", testing::NOW);
+        assert_eq!(judged(&[web], false, now), Ok(Some(web.to_owned())));
+        assert_eq!(judged(&["https://prod.example/web"], false, now), Ok(None));
+        assert_eq!(judged(&[], false, now), Ok(None));
+        let invalid = Err(Reason::PeerCertificateInvalid);
+        assert_eq!(judged(&[web], true, now), invalid);
+        assert_eq!(judged(&[web, "https://prod.example/web"], false, now), invalid);
+        assert_eq!(judged(&["spiffe://prod.example"], false, now), invalid);
+        assert_eq!(judged(&["SPIFFE://prod.example/web"], false, now), invalid);
+        let day = std::time::Duration::from_secs(86_400);
+        let expired = judged(&[web], false, now.saturating_add(day));
+        assert_eq!(expired, Err(Reason::PeerCertificateExpired));
+        let early = judged(&[web], false, now.saturating_sub(day));
+        assert_eq!(early, Err(Reason::PeerCertificateNotYetValid));
     }
 
     #[test]

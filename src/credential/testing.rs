@@ -18,6 +18,14 @@ use serde_json::{Value, json};
 use crate::{
     clock::UnixTime,
     diagnostic::{At, Spanned},
+    evidence::{
+        Attempt, Evidence,
+        authorization::{Credentials, Scheme},
+        certificate::Certificate,
+        http::{Headers, HttpRequest},
+        path::{Path, PathForms},
+        peer::PeerEvidence,
+    },
     policy::document::{IssuerDocument, KeySource, Profile, Text},
     trust::{Issuer, Trust, jwks::KeySet},
 };
@@ -72,7 +80,7 @@ impl Signer {
         match &self.key {
             Secret::Ec(key) => {
                 let point = key.public_key().as_ref();
-                let (x, y) = point[1..].split_at((point.len() - 1) / 2);
+                let (x, y) = point[1..].split_at(point.len() / 2);
                 let crv = if self.alg == "ES256" { "P-256" } else { "P-384" };
                 json!({"kty": "EC", "crv": crv, "kid": self.kid, "x": b64(x), "y": b64(y)})
             }
@@ -129,9 +137,10 @@ pub(crate) fn jwks(signers: &[&Signer]) -> String {
 /// Claims of a good token at [`NOW`].
 pub(crate) fn claims() -> Value {
     let now = NOW.as_secs();
+    let end = NOW.saturating_add(Duration::from_secs(300)).as_secs();
     json!({
         "iss": ISSUER, "aud": "https://payments.example", "sub": "checkout", "client_id": "checkout",
-        "jti": "1", "iat": now, "exp": now + 300, "scope": "payments:read payments:write",
+        "jti": "1", "iat": now, "exp": end, "scope": "payments:read payments:write",
     })
 }
 
@@ -169,4 +178,53 @@ pub(crate) fn issuer_of(document: IssuerDocument, signers: &[&Signer]) -> Arc<Is
 
 pub(crate) fn trust_in(issuers: Vec<Arc<Issuer>>) -> Trust {
     Trust { issuers: issuers.into(), ..Trust::default() }
+}
+
+/// A self-signed certificate with these URI SANs, valid within an hour of [`NOW`].
+pub(crate) fn certificate(uris: &[&str], authority: bool) -> Arc<Certificate> {
+    let mut params = rcgen::CertificateParams::default();
+    let name = |uri: &&str| rcgen::SanType::URI((*uri).try_into().unwrap());
+    params.subject_alt_names = uris.iter().map(name).collect();
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    if authority {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    }
+    let hour = time::Duration::HOUR;
+    let now = i64::try_from(NOW.as_secs()).unwrap();
+    let now = time::OffsetDateTime::from_unix_timestamp(now).unwrap();
+    params.not_before = now.checked_sub(hour).unwrap();
+    params.not_after = now.checked_add(hour).unwrap();
+    let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    Arc::new(Certificate::parse(der.der()).unwrap())
+}
+
+/// The evidence of a request with `credentials` from `peer`.
+pub(crate) fn evidence<'r>(
+    credentials: Credentials<'r>,
+    peer: Option<PeerEvidence<'r>>,
+) -> Evidence<'r> {
+    Evidence {
+        request_id: "",
+        attempt: Attempt::Http(HttpRequest {
+            method: "GET",
+            host: "payments.example".into(),
+            path: Path {
+                canonical: "/".into(),
+                forms: PathForms::default(),
+                other_readings: Vec::new(),
+            },
+            headers: Headers::default(),
+            upgrade: None,
+            preflight: false,
+            grpc: false,
+            credentials,
+        }),
+        workload: None,
+        peer,
+    }
+}
+
+/// `token` as a Bearer token.
+pub(crate) fn bearer(token: &str) -> Credentials<'_> {
+    Credentials::Token { scheme: Scheme::Bearer, token }
 }

@@ -1,3 +1,5 @@
+//! Verification as a whole, from evidence to principal.
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -5,45 +7,12 @@ use serde_json::json;
 
 use super::{
     testing::{
-        ISSUER, NOW, Signer, claims, claims_with, document, issuer_of, jwks, text, trust_in,
+        ISSUER, NOW, Signer, bearer, claims, claims_with, document, evidence, issuer_of, jwks,
+        text, trust_in,
     },
     *,
 };
-use crate::{
-    evidence::{
-        Attempt,
-        authorization::Scheme,
-        http::{Headers, HttpRequest},
-        path::{Path, PathForms},
-    },
-    trust::jwks::KeySet,
-};
-
-fn evidence<'r>(credentials: Credentials<'r>, peer: Option<PeerEvidence<'r>>) -> Evidence<'r> {
-    Evidence {
-        request_id: "",
-        attempt: Attempt::Http(HttpRequest {
-            method: "GET",
-            host: "payments.example".into(),
-            path: Path {
-                canonical: "/".into(),
-                forms: PathForms::default(),
-                other_readings: Vec::new(),
-            },
-            headers: Headers::default(),
-            upgrade: None,
-            preflight: false,
-            grpc: false,
-            credentials,
-        }),
-        workload: None,
-        peer,
-    }
-}
-
-fn bearer(token: &str) -> Credentials<'_> {
-    Credentials::Token { scheme: Scheme::Bearer, token }
-}
+use crate::{evidence::authorization::Scheme, trust::jwks::KeySet};
 
 const NEEDS: Needs = Needs { peer: true, token: true };
 
@@ -71,7 +40,7 @@ impl World {
     fn reason_at(&self, token: &str, now: UnixTime) -> Reason {
         match self.check_at(token, now).0 {
             Proof::Unproven(reason) => reason,
-            other => panic!("{other:?}"),
+            other @ (Proof::Absent | Proof::Proven(_)) => panic!("{other:?}"),
         }
     }
 
@@ -343,7 +312,60 @@ fn debug_output_of_what_a_check_carries_never_shows_the_token() {
     let token = world.signer.sign(&claims());
     let shown = format!("{:?} {:?}", bearer(&token), token::parse(&token).unwrap());
     let signature = token.rsplit_once('.').unwrap().1;
-    assert!(!shown.contains(signature) && !shown.contains(&token[..20]), "{shown}");
+    assert!(!shown.contains(signature) && !shown.contains(token.split_at(20).0), "{shown}");
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_told_by_its_reason() {
+    let world = World::new();
+    let with = |name: &str, value: serde_json::Value| {
+        let mut header = world.signer.header();
+        header[name] = value;
+        world.signer.sign_with(&header, &claims())
+    };
+    let cases = [
+        ("a".repeat(token::MAX_BYTES + 1), Reason::TokenTooLarge),
+        ("a.b.c".to_owned(), Reason::TokenMalformed),
+        (with("typ", json!("JWT")), Reason::TokenType),
+        (with("alg", json!("none")), Reason::TokenAlgorithm),
+        (with("alg", json!("HS256")), Reason::TokenAlgorithm),
+        (with("alg", json!("RS256")), Reason::TokenAlgorithm),
+        (with("crit", json!(["x"])), Reason::TokenCritical),
+        (with("kid", json!("k2")), Reason::TokenKeyUnknown),
+        (world.signer.sign(&claims_with("sub", None)), Reason::TokenClaimMissing),
+        (world.signer.sign(&claims_with("exp", Some(json!("1")))), Reason::TokenClaimInvalid),
+    ];
+    for (token, reason) in cases {
+        assert_eq!(world.reason(&token), reason);
+    }
+    assert!(world.tokens.is_empty());
+}
+
+#[test]
+fn an_expired_certificate_proves_neither_peer_nor_bond() {
+    let world = World::new();
+    let certificate = testing::certificate(&["spiffe://prod.example/web"], false);
+    let end = NOW.saturating_add(Duration::from_secs(3600));
+    let mut claims = claims_with("exp", Some(json!(end.as_secs() + 300)));
+    claims["iat"] = json!(end.as_secs() - 300);
+    claims["cnf"] = json!({"x5t#S256": certificate.thumbprint().to_base64url()});
+    let token = world.signer.sign(&claims);
+    let peer = PeerEvidence {
+        spiffe: None,
+        dns: Vec::new(),
+        thumbprint: Some(certificate.thumbprint()),
+        certificate: Some(certificate),
+    };
+    let evidence = evidence(bearer(&token), Some(peer));
+    let at = |now| match verify(&evidence, NEEDS, &world.trust, &world.tokens, now, false) {
+        Verified::Settled(principal) => principal,
+        Verified::KeyMissing(_) => panic!(),
+    };
+    let valid = at(end);
+    assert!(matches!(valid.peer, Proof::Proven(_)) && matches!(valid.token, Proof::Proven(_)));
+    let expired = at(end.saturating_add(Duration::from_secs(1)));
+    assert!(matches!(expired.peer, Proof::Unproven(Reason::PeerCertificateExpired)));
+    assert!(matches!(expired.token, Proof::Unproven(Reason::CertificateNotValid)));
 }
 
 proptest! {
@@ -358,7 +380,7 @@ proptest! {
         let world = World::new();
         let good = world.signer.sign(&claims());
         let mut bytes = good.clone().into_bytes();
-        let at = at % bytes.len();
+        let at = at.checked_rem(bytes.len()).unwrap();
         prop_assume!(bytes[at] != octet);
         bytes[at] = octet;
         let changed = String::from_utf8(bytes).unwrap();
@@ -370,5 +392,27 @@ proptest! {
         let world = World::new();
         let token = world.signer.sign_text(&header, &payload);
         prop_assert!(matches!(world.check_at(&token, NOW).0, Proof::Unproven(_)));
+    }
+
+    #[test]
+    fn a_claim_of_any_value_signed_by_the_issuer_never_panics(
+        name in "(iss|aud|exp|nbf|iat|sub|client_id|jti|scope|cnf|x)",
+        text in "\\PC{0,50}",
+        number in any::<f64>(),
+        form in 0..6,
+    ) {
+        let value = match form {
+            0 => json!(text),
+            1 => json!(number),
+            2 => json!([text, number]),
+            3 => json!({"x5t#S256": text, "jkt": number}),
+            4 => json!({ text: number }),
+            _ => json!(null),
+        };
+        let world = World::new();
+        let token = world.signer.sign(&claims_with(&name, Some(value)));
+        let (proof, _refused) = world.check_at(&token, NOW);
+        let harmless = matches!(name.as_str(), "aud" | "sub" | "client_id" | "jti" | "scope" | "x");
+        prop_assert!(harmless || !matches!(proof, Proof::Proven(_)) || form == 1, "{name}");
     }
 }

@@ -174,13 +174,16 @@ impl Certificate {
 struct Contents {
     uris: Vec<Box<str>>,
     dns: Vec<String>,
-    authority: bool,
-    leaf_key_usage: bool,
-    not_for_clients: bool,
-    unknown_critical: bool,
+    has_key_usage: bool,
+    /// The first fault of an extension.
+    fault: Option<SvidError>,
 }
 
 impl Contents {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "an extension that the parser learns to read is judged like one it cannot read"
+    )]
     fn read(certificate: &X509Certificate<'_>) -> Result<Self, CertificateError> {
         certificate.extensions_map().map_err(|_error| CertificateError::DuplicateExtension)?;
         let mut contents = Self::default();
@@ -193,17 +196,20 @@ impl Contents {
                     }
                 }
                 ParsedExtension::BasicConstraints(constraints) => {
-                    contents.authority = constraints.ca;
+                    contents.fault_if(constraints.ca, SvidError::Authority);
                 }
                 ParsedExtension::KeyUsage(usage) => {
-                    contents.leaf_key_usage =
+                    contents.has_key_usage = true;
+                    let is_leaf =
                         usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign();
+                    contents.fault_if(!is_leaf, SvidError::KeyUsage);
                 }
                 ParsedExtension::ExtendedKeyUsage(usage) => {
-                    contents.not_for_clients = !usage.client_auth && !usage.any;
+                    let not_for_clients = !usage.client_auth && !usage.any;
+                    contents.fault_if(not_for_clients, SvidError::ExtendedKeyUsage);
                 }
                 // Nothing of these is looked at here, so that a critical one cannot be honoured.
-                _ => contents.unknown_critical |= extension.critical,
+                _ => contents.fault_if(extension.critical, SvidError::CriticalExtension),
             }
         }
         Ok(contents)
@@ -225,6 +231,12 @@ impl Contents {
         Ok(())
     }
 
+    const fn fault_if(&mut self, is_fault: bool, error: SvidError) {
+        if is_fault && self.fault.is_none() {
+            self.fault = Some(error);
+        }
+    }
+
     fn svid_error(&self) -> Option<SvidError> {
         let uri = match self.uris.as_slice() {
             [] => return Some(SvidError::NoUri),
@@ -234,11 +246,8 @@ impl Contents {
         match SpiffeId::parse(uri) {
             Err(error) => Some(SvidError::SpiffeId(error)),
             Ok(id) if id.path().is_empty() => Some(SvidError::NoPath),
-            Ok(_) if self.authority => Some(SvidError::Authority),
-            Ok(_) if !self.leaf_key_usage => Some(SvidError::KeyUsage),
-            Ok(_) if self.not_for_clients => Some(SvidError::ExtendedKeyUsage),
-            Ok(_) if self.unknown_critical => Some(SvidError::CriticalExtension),
-            Ok(_) => None,
+            Ok(_) if !self.has_key_usage => Some(SvidError::KeyUsage),
+            Ok(_) => self.fault,
         }
     }
 }

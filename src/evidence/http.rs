@@ -316,7 +316,7 @@ fn agree(value: &[u8], attribute: &str) -> Result<(), EvidenceError> {
 }
 
 /// Returns `value` with a `!` for each byte that is not part of valid UTF-8, as Envoy writes `string` fields.
-fn replaced(mut value: &[u8]) -> String {
+pub(super) fn replaced(mut value: &[u8]) -> String {
     let mut text = String::with_capacity(value.len());
     loop {
         match str::from_utf8(value) {

@@ -128,6 +128,7 @@ pub fn has_access_token(query: &str) -> bool {
 
 /// What a reading leaves as it is; by default nothing.
 #[derive(Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four choices that servers make independently")]
 struct Keep {
     parameters: bool,
     empty_segments: bool,

@@ -119,16 +119,16 @@ impl<'r> PeerEvidence<'r> {
             }
         }
         let uri = element.as_ref().map_or(Uri::NotWritten, |element| element.uri);
-        let spiffe = match (principal, &certificate, &element, uri) {
-            // The certificate is the better source; where it is no SVID nothing names a workload.
-            (_, Some(certificate), _, Uri::Value(uri)) if certificate.spiffe().is_some() => {
-                workload(uri)?
+        // A certificate that is no SVID names no workload, whatever else does.
+        let named_by_certificate = certificate.as_ref().is_none_or(|leaf| leaf.spiffe().is_some());
+        let name = match uri {
+            Uri::Value(uri) => named_by_certificate.then_some(uri),
+            // A principal alone: Envoy also puts DNS names and subjects there.
+            Uri::NotWritten | Uri::Absent => {
+                principal.filter(|_| certificate.is_none() && element.is_none())
             }
-            (_, Some(_), _, _) => None,
-            (_, None, Some(_), Uri::Value(uri)) => workload(uri)?,
-            (Some(principal), None, None, _) => workload(principal)?,
-            (_, None, _, _) => None,
         };
+        let spiffe = name.map_or(Ok(None), workload)?;
         if let Some(principal) = principal {
             agree_on_principal(principal, certificate.as_deref(), element.as_ref())?;
         }

@@ -62,8 +62,16 @@ pub struct Element<'r> {
     pub uri: Uri<'r>,
     /// The DNS SANs of the peer certificate.
     pub dns: Vec<&'r str>,
-    /// `Chain`, `Subject` and `Issuer` were there: they are not read.
-    others: [bool; 3],
+    /// What is not read.
+    unread: Unread,
+}
+
+/// Which keys were there that are not read; each may come once.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Unread {
+    chain: Option<()>,
+    subject: Option<()>,
+    issuer: Option<()>,
 }
 
 /// What an element says of the peer's URI SAN.
@@ -102,7 +110,9 @@ pub fn last(header: &[u8]) -> Result<Option<Element<'_>>, XfccError> {
     }
     match element.uri {
         Uri::Value(_) => Ok(Some(element)),
-        Uri::NotWritten | Uri::Absent if element.dns.is_empty() && element.others == [false; 3] => {
+        Uri::NotWritten | Uri::Absent
+            if element.dns.is_empty() && element.unread == Unread::default() =>
+        {
             Ok(None)
         }
         Uri::NotWritten | Uri::Absent => Err(XfccError::Incomplete),
@@ -155,17 +165,9 @@ impl<'r> Element<'r> {
                 "" => return Err(XfccError::Value),
                 name => self.dns.push(name),
             },
-            Key::Chain | Key::Subject | Key::Issuer => {
-                let [chain, subject, issuer] = &mut self.others;
-                let seen = match key {
-                    Key::Chain => chain,
-                    Key::Subject => subject,
-                    _ => issuer,
-                };
-                if std::mem::replace(seen, true) {
-                    return Err(XfccError::DuplicateKey);
-                }
-            }
+            Key::Chain => once(&mut self.unread.chain, ())?,
+            Key::Subject => once(&mut self.unread.subject, ())?,
+            Key::Issuer => once(&mut self.unread.issuer, ())?,
         }
         Ok(())
     }

@@ -106,3 +106,101 @@ pub fn is_segment(segment: &str) -> bool {
             .bytes()
             .all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_the_grammar_allows_is_accepted() {
+        for (text, trust_domain, path) in [
+            ("spiffe://td", "td", ""),
+            ("spiffe://td/a", "td", "/a"),
+            ("spiffe://prod.example/ns/payments/sa/api", "prod.example", "/ns/payments/sa/api"),
+            ("spiffe://127.0.0.1/a", "127.0.0.1", "/a"),
+            ("spiffe://a..b/a", "a..b", "/a"),
+            ("spiffe://.td./a", ".td.", "/a"),
+            ("spiffe://-td-/a", "-td-", "/a"),
+            ("spiffe://t_d/a", "t_d", "/a"),
+            ("spiffe://td/.../.x/x..", "td", "/.../.x/x.."),
+            ("spiffe://td/A-Z_0.9", "td", "/A-Z_0.9"),
+        ] {
+            let id = SpiffeId::parse(text).unwrap();
+            assert_eq!((id.as_str(), id.trust_domain(), id.path()), (text, trust_domain, path));
+        }
+    }
+
+    #[test]
+    fn what_the_grammar_forbids_is_refused() {
+        for (text, error) in [
+            ("", SpiffeIdError::Scheme),
+            ("spiffe:/td/a", SpiffeIdError::Scheme),
+            ("SPIFFE://td/a", SpiffeIdError::Scheme),
+            ("https://td/a", SpiffeIdError::Scheme),
+            (" spiffe://td/a", SpiffeIdError::Scheme),
+            ("spiffe://", SpiffeIdError::TrustDomain),
+            ("spiffe:///a", SpiffeIdError::TrustDomain),
+            ("spiffe://TD/a", SpiffeIdError::TrustDomain),
+            ("spiffe://td:80/a", SpiffeIdError::TrustDomain),
+            ("spiffe://td:/a", SpiffeIdError::TrustDomain),
+            ("spiffe://user@td/a", SpiffeIdError::TrustDomain),
+            ("spiffe://@td/a", SpiffeIdError::TrustDomain),
+            ("spiffe://t%64/a", SpiffeIdError::TrustDomain),
+            ("spiffe://tü/a", SpiffeIdError::TrustDomain),
+            ("spiffe://td?x", SpiffeIdError::TrustDomain),
+            ("spiffe://td#x", SpiffeIdError::TrustDomain),
+            ("spiffe://td\0", SpiffeIdError::TrustDomain),
+            ("spiffe://td ", SpiffeIdError::TrustDomain),
+            ("spiffe://td/", SpiffeIdError::Path),
+            ("spiffe://td/a/", SpiffeIdError::Path),
+            ("spiffe://td//a", SpiffeIdError::Path),
+            ("spiffe://td/.", SpiffeIdError::Path),
+            ("spiffe://td/a/../b", SpiffeIdError::Path),
+            ("spiffe://td/a?x", SpiffeIdError::Path),
+            ("spiffe://td/a#x", SpiffeIdError::Path),
+            ("spiffe://td/a%62", SpiffeIdError::Path),
+            ("spiffe://td/a b", SpiffeIdError::Path),
+            ("spiffe://td/a;URI=b", SpiffeIdError::Path),
+            ("spiffe://td/a,b", SpiffeIdError::Path),
+            ("spiffe://td/a\r\n", SpiffeIdError::Path),
+            ("spiffe://td/a\0", SpiffeIdError::Path),
+            ("spiffe://td/ä", SpiffeIdError::Path),
+            ("spiffe://td/a!", SpiffeIdError::Path),
+        ] {
+            assert_eq!(SpiffeId::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_is_judged_as_the_grammar_says() {
+        for byte in 0..=0x7f_u8 {
+            let c = char::from(byte);
+            let in_domain = matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
+            let domain = SpiffeId::parse(&format!("spiffe://t{c}d")).is_ok();
+            assert_eq!(domain, in_domain || c == '/', "{c:?}");
+            let path = SpiffeId::parse(&format!("spiffe://td/a{c}b")).is_ok();
+            assert_eq!(path, in_domain || c.is_ascii_uppercase() || c == '/', "{c:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_bounded() {
+        let id = |length: usize| format!("spiffe://td/{}", "a".repeat(length - 12));
+        assert!(SpiffeId::parse(&id(MAX_BYTES)).is_ok());
+        assert_eq!(SpiffeId::parse(&id(MAX_BYTES + 1)), Err(SpiffeIdError::TooLong));
+        assert!(SpiffeId::parse(&format!("spiffe://{}/a", "a".repeat(255))).is_ok());
+        let long = format!("spiffe://{}/a", "a".repeat(256));
+        assert_eq!(SpiffeId::parse(&long), Err(SpiffeIdError::TrustDomain));
+    }
+
+    proptest! {
+        #[test]
+        fn a_parsed_id_is_its_parts(text in "spiffe://[a-zA-Z0-9./:@%_-]{0,40}|.*") {
+            if let Ok(id) = SpiffeId::parse(&text) {
+                prop_assert_eq!(format!("spiffe://{}{}", id.trust_domain(), id.path()), text);
+            }
+        }
+    }
+}

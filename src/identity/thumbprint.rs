@@ -74,3 +74,40 @@ impl fmt::Debug for Thumbprint {
         f.write_str(&self.to_base64url())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    const BASE64URL: &str = "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0";
+
+    #[test]
+    fn all_three_forms_are_one_thumbprint() {
+        let thumbprint = Thumbprint::of(b"abc");
+        assert_eq!(Thumbprint::from_hex(HEX), Some(thumbprint));
+        assert_eq!(Thumbprint::from_base64url(BASE64URL), Some(thumbprint));
+        assert_eq!(thumbprint.to_base64url(), BASE64URL);
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        let upper = HEX.to_uppercase();
+        for text in
+            ["", HEX.strip_prefix('b').unwrap(), &format!("{HEX}0"), &upper, &HEX.replace('b', "g")]
+        {
+            assert_eq!(Thumbprint::from_hex(text), None, "{text}");
+        }
+        let trailing_bits = BASE64URL.replace("Fa0", "Fa1");
+        let standard = BASE64URL.replace('-', "+").replace('_', "/");
+        for text in [
+            "",
+            BASE64URL.strip_prefix('u').unwrap(),
+            &format!("{BASE64URL}="),
+            &trailing_bits,
+            &standard,
+        ] {
+            assert_eq!(Thumbprint::from_base64url(text), None, "{text}");
+        }
+    }
+}

@@ -105,16 +105,16 @@ impl Compiler<'_> {
         self.unique(names);
         let mut forms = PathForms::default();
         for name in names {
-            match PathForms::NAMED.iter().find(|(known, _)| *known == name.value) {
-                Some((_, form)) => forms = forms.union(*form),
-                None => {
-                    let known = PathForms::NAMED.map(|(known, _)| known);
-                    let message = format!("`{}` is not a path form", name.value);
-                    let help = suggest(&name.value, known.iter().copied())
-                        .unwrap_or_else(|| format!("the path forms are {}", known.join(", ")));
-                    self.report(Diagnostic::new(&name.at, message).help(help));
-                }
+            let known = PathForms::NAMED.iter().find(|(known, _)| *known == name.value);
+            if let Some((_, form)) = known {
+                forms = forms.union(*form);
+                continue;
             }
+            let known = PathForms::NAMED.map(|(known, _)| known);
+            let message = format!("`{}` is not a path form", name.value);
+            let help = suggest(&name.value, known.iter().copied())
+                .unwrap_or_else(|| format!("the path forms are {}", known.join(", ")));
+            self.report(Diagnostic::new(&name.at, message).help(help));
         }
         forms
     }
@@ -147,7 +147,7 @@ impl Compiler<'_> {
                     .help("add the part that is missing, or say `public: true`"),
             ),
             (Effect::Allow, true, true) => {
-                self.wrong(&rule.at, "`public: true` contradicts the rule's `from` or `token`")
+                self.wrong(&rule.at, "`public: true` contradicts the rule's `from` or `token`");
             }
             (Effect::Deny, true, _) => {
                 self.wrong(&rule.at, "`public: true` has no meaning in a deny rule");
@@ -216,7 +216,7 @@ const MAX_NAME_BYTES: usize = 253;
 fn suggest<'k>(text: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
     known
         .map(|known| (distance(text, known), known))
-        .filter(|(distance, known)| distance.saturating_mul(3) <= known.len().max(3))
+        .filter(|(distance, known)| distance.saturating_mul(2) <= known.len())
         .min()
         .map(|(_, known)| format!("did you mean `{known}`?"))
 }

@@ -130,7 +130,7 @@ impl PolicySet {
                 Verdict::Fails(reason) => Standing::keep(&mut failed, standing(reason, false)),
                 // `explicit_deny` is of the last stage, `Held`, and so comes before what is unproven.
                 Verdict::Denies => {
-                    Standing::keep(&mut denied, standing(Reason::ExplicitDeny, false))
+                    Standing::keep(&mut denied, standing(Reason::ExplicitDeny, false));
                 }
                 Verdict::DeniesUnproven(reason) => {
                     Standing::keep(&mut denied, standing(reason, false));
@@ -164,7 +164,7 @@ struct Standing<'s> {
     verified: bool,
 }
 
-impl<'s> Standing<'s> {
+impl Standing<'_> {
     /// Keeps the one that came furthest; of those that came equally far, the most specific.
     fn keep(best: &mut Option<Self>, new: Self) {
         let wins = best.as_ref().is_none_or(|best| {

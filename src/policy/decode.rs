@@ -46,7 +46,7 @@ impl Decoder {
         let found = node.value.kind();
         let mut mistake = Diagnostic::new(&node.at, format!("expected {what}, found {found}"));
         if node.value == Value::Null {
-            mistake = mistake.help("give it a value, or leave the key out");
+            mistake = mistake.help("give it a value; to ask nothing, leave the key out");
         } else if what.starts_with("a text")
             && matches!(node.value, Value::Number(_) | Value::Flag(_))
         {
@@ -193,17 +193,15 @@ impl Decoder {
         let Some(text) = node.as_text() else {
             return Err(self.expected(node, &format!("a text: {}", text::or(&names))));
         };
-        match words.iter().find(|(name, _)| *name == text) {
-            Some((_, word)) => Ok(*word),
-            None => {
-                let message = format!("expected {}, found `{text}`", text::or(&names));
-                let mistake = Diagnostic::new(&node.at, message);
-                Err(self.report(match text::nearest(text, &names) {
-                    Some(near) => mistake.help(format!("did you mean `{near}`?")),
-                    None => mistake,
-                }))
-            }
+        if let Some((_, word)) = words.iter().find(|(name, _)| *name == text) {
+            return Ok(*word);
         }
+        let message = format!("expected {}, found `{text}`", text::or(&names));
+        let mistake = Diagnostic::new(&node.at, message);
+        Err(self.report(match text::nearest(text, &names) {
+            Some(near) => mistake.help(format!("did you mean `{near}`?")),
+            None => mistake,
+        }))
     }
 }
 
@@ -288,7 +286,7 @@ impl<'n> Fields<'n> {
 /// author meant to close.
 fn not_enforced(at: &At) -> Diagnostic {
     Diagnostic::new(at, format!("`{}` is not enforced by this version", at.field))
-        .help("leave it out: it would be accepted without effect")
+        .help("what it asks for would not be checked; do without it until a version enforces it")
 }
 
 #[cfg(test)]

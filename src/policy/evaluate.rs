@@ -51,10 +51,9 @@ impl Rule {
     fn denies(&self, principal: &Principal<'_>) -> Verdict {
         let from = match (&self.from, &principal.peer) {
             (None, _) => Match::Yes,
-            (Some(_), Proof::Absent) => Match::No,
             (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
             (Some(from), Proof::Proven(peer)) if from.names(peer, Effect::Deny) => Match::Yes,
-            (Some(_), Proof::Proven(_)) => Match::No,
+            (Some(_), Proof::Proven(_) | Proof::Absent) => Match::No,
         };
         let token = match (&self.token, &principal.token) {
             (None, _) => Match::Yes,
@@ -84,7 +83,8 @@ impl FromPart {
     /// Says whether all fields name the peer.
     ///
     /// A peer whose certificate has a thumbprint that was not forwarded is named by no allow rule's
-    /// thumbprints and by every deny rule's: it has one, only which is not known.
+    /// thumbprints and by every deny rule's: it has one, only which is not known. DNS names that were not
+    /// forwarded cannot be told from there being none, and match nothing.
     fn names(&self, peer: &Peer<'_>, effect: Effect) -> bool {
         let spiffe = self.spiffe.as_deref().is_none_or(|patterns| {
             peer.spiffe.is_some_and(|id| patterns.iter().any(|pattern| pattern.matches(id)))
@@ -122,11 +122,12 @@ impl TokenPart {
                 Reason::BindingNotAllowed
             });
         }
-        let holds = |scope: &Box<str>| holds_scope(bound, scope);
-        if self.scopes.as_deref().is_some_and(|scopes| !scopes.iter().all(holds)) {
-            return Err(Reason::ScopeMissing);
+        let required = self.scopes.as_deref().unwrap_or_default();
+        if required.iter().all(|scope| holds_scope(bound, scope)) {
+            Ok(())
+        } else {
+            Err(Reason::ScopeMissing)
         }
-        Ok(())
     }
 
     /// Says whether a deny rule matches the token.

@@ -37,8 +37,7 @@ impl PolicySet {
         for mut policy in policies {
             let mut routes = Vec::new();
             for (rule, route) in policy.rules.drain(..) {
-                let Ok(number) = u32::try_from(rules.len()) else { break };
-                routes.push((number, rule.effect, route));
+                routes.push((rules.len(), rule.effect, route));
                 rules.push(rule);
             }
             workloads.insert(&policy, &routes);
@@ -104,7 +103,7 @@ impl PolicySet {
             found.dedup_by_key(|hit| hit.rule);
         }
         Candidates::new(found.iter().filter_map(|hit| {
-            let rule = self.rules.get(usize::try_from(hit.rule).ok()?)?;
+            let rule = self.rules.get(hit.rule)?;
             asks(rule).then_some(Candidate { rule, host: hit.host, path: hit.path })
         }))
     }
@@ -129,7 +128,7 @@ impl Rule {
 #[derive(Clone, Copy, Debug)]
 struct Hit<'s> {
     /// The place in [`PolicySet::rules`].
-    rule: u32,
+    rule: usize,
     host: HostRank,
     path: &'s [u8],
 }

@@ -1,7 +1,10 @@
 //! A directory's content to documents and compiled policies, without network: what `serve`, `policy check`
 //! and tests share.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     diagnostic::{At, Diagnostic, Diagnostics},
@@ -34,6 +37,28 @@ pub struct Loaded {
 /// Every mistake of every file, in their order; and a directory without any document of ours, so that an
 /// emptied one never goes live.
 pub fn load(tree: &SourceTree, owned_headers: &[String]) -> Result<Loaded, Diagnostics> {
+    let Reading { documents, mut mistakes, skipped } = read(tree);
+    // Also after mistakes: what dangles comes out of the same run.
+    let mut further = Vec::new();
+    let policies = compile::compile(&documents, owned_headers, &mut further);
+    // One mistake for one place: the decoder's is the cause.
+    let places: HashSet<(&str, usize, usize)> = mistakes.iter().map(|d| place(&d.at)).collect();
+    further.retain(|later| !places.contains(&place(&later.at)));
+    mistakes.append(&mut further);
+    if mistakes.is_empty() {
+        return Ok(Loaded { documents, policies, skipped });
+    }
+    Err(collected(tree, mistakes))
+}
+
+/// What a directory holds, right or wrong.
+struct Reading {
+    documents: Documents,
+    mistakes: Vec<Diagnostic>,
+    skipped: Vec<Arc<str>>,
+}
+
+fn read(tree: &SourceTree) -> Reading {
     let mut decoding = Decoding::new(&tree.files);
     let mut skipped = Vec::new();
     let mut is_empty = true;
@@ -60,20 +85,13 @@ pub fn load(tree: &SourceTree, owned_headers: &[String]) -> Result<Loaded, Diagn
             ),
         );
     }
-    // Also after mistakes: what dangles comes out of the same run.
-    let documents = decoding.documents;
-    let mut mistakes = decoding.decoder.diagnostics;
-    let policies = compile::compile(&documents, owned_headers, &mut mistakes);
-    if mistakes.is_empty() {
-        return Ok(Loaded { documents, policies, skipped });
-    }
-    Err(collected(tree, mistakes))
+    let Decoding { documents, decoder, .. } = decoding;
+    Reading { documents, mistakes: decoder.diagnostics, skipped }
 }
 
 /// Sorts mistakes and adds the texts that are needed to show them.
 fn collected(tree: &SourceTree, mut all: Vec<Diagnostic>) -> Diagnostics {
-    let place = |d: &Diagnostic| (Arc::clone(&d.at.file), d.at.line, d.at.column);
-    all.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.message.cmp(&b.message)));
+    all.sort_by(|a, b| place(&a.at).cmp(&place(&b.at)).then_with(|| a.message.cmp(&b.message)));
     all.dedup();
     let names: BTreeSet<&Arc<str>> = all.iter().map(|mistake| &mistake.at.file).collect();
     let sources = names
@@ -85,6 +103,10 @@ fn collected(tree: &SourceTree, mut all: Vec<Diagnostic>) -> Diagnostics {
         })
         .collect();
     Diagnostics { all, sources, root: tree.root.clone() }
+}
+
+fn place(at: &At) -> (&str, usize, usize) {
+    (&at.file, at.line, at.column)
 }
 
 fn is_yaml(file: &str) -> bool {
@@ -109,18 +131,16 @@ fn read_file(decoding: &mut Decoding<'_>, file: &Arc<str>, bytes: &[u8]) -> Foun
     let owners: Vec<Owner> = documents.iter().map(|document| owner(&document.root)).collect();
     let has_ours = owners.iter().any(|owner| matches!(owner, Owner::Ours(_) | Owner::NearMiss(_)));
     let is_unreadable = unreadable.is_some();
-    if let Some(mistake) = unreadable {
-        // Nobody can say whose the rest is.
-        decoding.decoder.report(mistake);
+    if is_unreadable || documents.iter().any(|document| document.restricted) {
         decoding.salvage(file, &String::from_utf8_lossy(bytes));
     }
+    // Where a file cannot be read to its end, nobody can say whose the rest is.
+    decoding.decoder.diagnostics.extend(unreadable);
     for (document, owner) in documents.iter().zip(owners) {
         match owner {
             Owner::Ours(kind) => {
                 decoding.decoder.diagnostics.extend(document.mistakes.iter().cloned());
-                if document.restricted {
-                    decoding.salvage(file, &String::from_utf8_lossy(bytes));
-                } else {
+                if !document.restricted {
                     decoding.document(&kind, &document.root);
                 }
             }

@@ -48,10 +48,10 @@ pub struct HeaderChanges {
     /// Name and value; each overwrites whatever the request has.
     pub set: SmallVec<[(Bytes, Bytes); 4]>,
     /// Names to remove.
-    pub remove: SmallVec<[Bytes; 8]>,
+    pub remove: SmallVec<[Bytes; 16]>,
 }
 
-impl Permit<'_> {
+impl<'s> Permit<'s> {
     /// Returns how the headers of the request change on its way to the service.
     ///
     /// # Errors
@@ -62,16 +62,10 @@ impl Permit<'_> {
         evidence: &Evidence<'_>,
         principal: &Principal<'_>,
         decision_id: &str,
-    ) -> Result<HeaderChanges, Denial<'_>> {
+    ) -> Result<HeaderChanges, Denial<'s>> {
         // A TCP connection has no headers.
         let Some(request) = evidence.http() else { return Ok(HeaderChanges::default()) };
-        let bearer = match request.credentials {
-            // What is ambiguous may hold one.
-            Credentials::Token { .. } | Credentials::Unusable(_) => true,
-            Credentials::Absent => false,
-        };
-        let strip_token = !self.verified_token() && !self.rule().upstream.pass_unverified_token;
-        let strip = Strip { dpop: strip_token, authorization: strip_token && bearer };
+        let strip = Strip::of(self.rule(), self.verified_token(), request.credentials);
         let names = request.headers.iter().map(|(name, _)| name);
         changes(self.rule(), self.ownership(), strip, names, principal, decision_id)
             .map_err(|reason| Denial { reason, rule: Some(self.rule()) })
@@ -79,10 +73,24 @@ impl Permit<'_> {
 }
 
 /// Which credentials do not go on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Strip {
     dpop: bool,
     authorization: bool,
+}
+
+impl Strip {
+    /// Services behind a gateway often only decode tokens: none goes on that nobody verified.
+    fn of(rule: &Rule, verified_token: bool, credentials: Credentials<'_>) -> Self {
+        let unverified = !verified_token && !rule.upstream.pass_unverified_token;
+        let bearer = match credentials {
+            // What is ambiguous may hold one.
+            Credentials::Token { .. } | Credentials::Unusable(_) => true,
+            // Another scheme, which is none of ours.
+            Credentials::Absent => false,
+        };
+        Self { dpop: unverified, authorization: unverified && bearer }
+    }
 }
 
 fn changes<'h>(
@@ -129,12 +137,19 @@ impl HeaderChanges {
             "dpop" if strip.dpop => self.remove.push(Bytes::from_static(b"dpop")),
             _ => {}
         }
-        let folded: SmallVec<[u8; 64]> = fold(name).collect();
-        let kept = upstream.keep.iter().any(|kept| kept.as_bytes() == &*folded);
-        let overrides = !kept && OVERRIDES.iter().any(|known| known.as_bytes() == &*folded);
-        let removed = || upstream.remove.iter().any(|removed| *removed.canonical == *folded);
-        let mixed = name.contains('_') && name.contains('-');
-        if overrides || (mixed && (ownership.owns(&folded) || removed())) {
+        let kept = |name: &[u8]| upstream.keep.iter().any(|kept| kept.as_bytes() == name);
+        let overrides = |name: &[u8]| OVERRIDES.iter().any(|known| known.as_bytes() == name);
+        let remove = if name.contains('_') {
+            let folded: SmallVec<[u8; 64]> = fold(name).collect();
+            // The two pure spellings are removed whether they are seen or not.
+            let mixed = name.contains('-');
+            let removed = || upstream.remove.iter().any(|removed| *removed.canonical == *folded);
+            (overrides(&folded) && !kept(&folded))
+                || (mixed && (ownership.owns(&folded) || removed()))
+        } else {
+            overrides(name.as_bytes()) && !kept(name.as_bytes())
+        };
+        if remove {
             self.remove.push(Bytes::copy_from_slice(name.as_bytes()));
         }
     }
@@ -205,6 +220,7 @@ mod tests {
     use super::*;
     use crate::{
         credential::Proof,
+        evidence::authorization::Scheme,
         policy::{document::Effect, upstream::template::tests::principal},
     };
 
@@ -317,6 +333,20 @@ mod tests {
             ["authorization", "dpop", "x-symbolon-decision", "x_symbolon_decision"]
         );
         assert_eq!(run(&rule, &[], PASS, &["authorization", "dpop"]).remove.len(), 2);
+    }
+
+    #[test]
+    fn credentials_go_on_where_they_were_verified_or_the_rule_passes_them() {
+        let token = Credentials::Token { scheme: Scheme::Bearer, token: "t" };
+        let mut rule = rule(&[], &[], &[]);
+        let strip = |dpop, authorization| Strip { dpop, authorization };
+        assert_eq!(Strip::of(&rule, true, token), strip(false, false));
+        assert_eq!(Strip::of(&rule, false, token), strip(true, true));
+        assert_eq!(Strip::of(&rule, false, Credentials::Absent), strip(true, false));
+        let two = Credentials::Unusable(Reason::CredentialsAmbiguous);
+        assert_eq!(Strip::of(&rule, false, two), strip(true, true));
+        rule.upstream.pass_unverified_token = true;
+        assert_eq!(Strip::of(&rule, false, token), strip(false, false));
     }
 
     #[test]

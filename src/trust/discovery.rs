@@ -125,8 +125,8 @@ mod tests {
     #[test]
     fn metadata_without_texts_for_issuer_and_key_set_is_refused() {
         for text in [
-            r#"{}"#,
-            r#"[]"#,
+            "{}",
+            "[]",
             r#"{"issuer":["https://i.example"],"jwks_uri":"https://i.example/k"}"#,
             r#"{"issuer":"https://i.example"}"#,
             r#"{"issuer":"https://i.example","jwks_uri":1}"#,

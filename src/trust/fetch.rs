@@ -79,7 +79,7 @@ pub enum FetchError {
     #[error(transparent)]
     Url(#[from] UrlError),
     /// No connection, no TLS, no answer in time, or a broken one.
-    #[error("no answer from the host: {}", causes(.0))]
+    #[error("no answer from the host")]
     Transport(#[source] reqwest::Error),
     /// The answer's status is not 200; redirects are not followed.
     #[error("the host answered with status {0}, not 200")]
@@ -87,19 +87,6 @@ pub enum FetchError {
     /// The answer is longer than the bound.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
-}
-
-/// The chain of causes: reqwest's own text stops at "error sending request". Holds the URL, which is ours
-/// or the issuer's metadata's, and nothing of a request.
-fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl Fetcher {
@@ -136,7 +123,11 @@ impl Fetcher {
                 .ok_or_else(|| FetcherError::CaCertificates { path: path.clone() })?;
             builder = builder.tls_certs_only(certificates);
         }
-        let client = builder.build().map_err(FetcherError::Client)?;
+        let client = builder.build().map_err(|error| match &outbound.ca_file {
+            // A certificate in it that is none is found out only here.
+            Some(path) => FetcherError::CaCertificates { path: path.clone() },
+            None => FetcherError::Client(error),
+        })?;
         let hosts = outbound.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Ok(Self { client, hosts })
     }

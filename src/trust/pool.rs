@@ -17,7 +17,7 @@ use crate::{
         fetch::{Fetcher, FetcherError},
         issuer::{Issuer, KeyStore},
         jwks::{KeySet, SkippedKey},
-        refresh::{self, Fetch, Refresher},
+        refresh::{Fetch, Pace, Refresher},
     },
 };
 
@@ -155,7 +155,7 @@ impl IssuerPool {
             document.name.value.as_str().into(),
             Arc::clone(&store),
             fetch,
-            refresh::interval(document.max_key_age),
+            Pace::for_max_age(document.max_key_age),
             Arc::clone(&self.clock),
             &self.background,
         );

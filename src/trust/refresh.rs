@@ -31,6 +31,41 @@ const LAST_BACKOFF: Duration = Duration::from_secs(60);
 /// Tokens with made-up key names cause at most one fetch in this time.
 const BETWEEN_ASKED: Duration = Duration::from_secs(10);
 
+/// When keys are fetched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// After a success.
+    interval: Duration,
+    /// After a first failure.
+    first_backoff: Duration,
+    /// Between two fetches that checks asked for.
+    between_asked: Duration,
+}
+
+impl Pace {
+    /// Returns the pace for keys that may be used for `max_age`: they are fetched well before that.
+    pub(super) fn for_max_age(max_age: Duration) -> Self {
+        let half = max_age.checked_div(2).unwrap_or(max_age);
+        Self {
+            interval: INTERVAL.min(half).max(FIRST_BACKOFF),
+            first_backoff: FIRST_BACKOFF,
+            between_asked: BETWEEN_ASKED,
+        }
+    }
+
+    /// Returns how long after the last of `failures` in a row, or after a success, the next fetch is.
+    fn delay(self, failures: u32) -> Duration {
+        match failures.checked_sub(1) {
+            None => self.interval,
+            // Far fewer doublings than 16 reach the last backoff.
+            Some(doublings) => {
+                let factor = 2_u32.saturating_pow(doublings.min(16));
+                self.first_backoff.saturating_mul(factor).min(LAST_BACKOFF)
+            }
+        }
+    }
+}
+
 /// Fetches a key set once.
 pub(super) type Fetch =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<KeySet, KeysError>> + Send>> + Send + Sync>;
@@ -38,6 +73,7 @@ pub(super) type Fetch =
 /// The background refresh of one issuer; it ends when this is dropped.
 pub(super) struct Refresher {
     shared: Arc<Shared>,
+    between_asked: Duration,
     task: AbortHandle,
 }
 
@@ -63,7 +99,7 @@ impl Refresher {
         issuer: Arc<str>,
         store: Arc<KeyStore>,
         fetch: Fetch,
-        interval: Duration,
+        pace: Pace,
         clock: SharedClock,
         background: &Handle,
     ) -> Self {
@@ -73,18 +109,18 @@ impl Refresher {
             gate: Mutex::new(Gate { busy: true, asked: None }),
         });
         let task = background
-            .spawn(run(Arc::clone(&shared), issuer, store, fetch, interval, clock))
+            .spawn(run(Arc::clone(&shared), issuer, store, fetch, pace, clock))
             .abort_handle();
-        Self { shared, task }
+        Self { shared, between_asked: pace.between_asked, task }
     }
 
-    /// Returns the fetch that is under way, or causes one unless a check did so less than
-    /// [`BETWEEN_ASKED`] ago.
+    /// Returns the fetch that is under way, or causes one unless a check did so too short
+    /// a time ago.
     pub(super) fn ask(&self) -> Option<Refetch> {
         let mut gate = self.shared.gate();
         if !gate.busy {
             let now = Instant::now();
-            if gate.asked.is_some_and(|asked| now.duration_since(asked) < BETWEEN_ASKED) {
+            if gate.asked.is_some_and(|asked| now.duration_since(asked) < self.between_asked) {
                 return None;
             }
             *gate = Gate { busy: true, asked: Some(now) };
@@ -126,17 +162,12 @@ impl Shared {
     }
 }
 
-/// Returns how often keys are fetched that may be used for `max_age`: well before they are too old.
-pub(super) fn interval(max_age: Duration) -> Duration {
-    INTERVAL.min(max_age.checked_div(2).unwrap_or(max_age)).max(FIRST_BACKOFF)
-}
-
 async fn run(
     shared: Arc<Shared>,
     issuer: Arc<str>,
     store: Arc<KeyStore>,
     fetch: Fetch,
-    interval: Duration,
+    pace: Pace,
     clock: SharedClock,
 ) {
     let mut failures: u32 = 0;
@@ -159,20 +190,14 @@ async fn run(
             }
         }
         shared.end();
-        let delay = if failures == 0 { interval } else { backoff(failures) };
-        let delay = delay.mul_f64(rand::random_range(JITTER));
+        let delay = pace.delay(failures).mul_f64(rand::random_range(JITTER));
         // Whether the time ran out or a check asked: the next thing is a fetch.
         timeout(delay, shared.wanted.notified()).await.unwrap_or_default();
     }
 }
 
-fn backoff(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    FIRST_BACKOFF.saturating_mul(1_u32 << doublings).min(LAST_BACKOFF)
-}
-
-/// The error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+/// Returns the error with its causes, on one line: reqwest's own text stops at "error sending request".
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,6 +1,9 @@
+//! Bonds: RFC 8705, Appendix A and what proves none.
+
 use serde_json::json;
 
 use super::*;
+use crate::credential::testing::{self, certificate};
 
 const NOW: UnixTime = UnixTime::from_secs(1_000);
 /// RFC 9449, figure 9.
@@ -41,7 +44,7 @@ fn cnf_that_is_no_object_or_has_a_bad_thumbprint_is_malformed() {
         json!([print]),
         json!(format!("{print}=")),
         json!(format!(" {print}")),
-        json!(&print[..42]),
+        json!(print.split_at(42).0),
         json!("+".repeat(43)),
         // The last character's unused bits are not zero.
         json!(format!("{}B", "A".repeat(42))),
@@ -91,15 +94,18 @@ fn a_certificate_bond_is_proven_by_the_peers_own_certificate_only() {
 
 #[test]
 fn a_certificate_that_is_not_valid_now_proves_no_bond() {
-    let ours = Thumbprint::of(b"ours");
-    let leaf = |first, last| Leaf {
-        spiffe: None,
-        validity: (UnixTime::from_secs(first), UnixTime::from_secs(last)),
-    };
-    let prove = |leaf: Leaf<'_>| prove_certificate(ours, Some(ours), Some(&leaf), NOW);
-    assert_eq!(prove(leaf(1_000, 1_000)), Ok(()));
-    assert_eq!(prove(leaf(0, 999)), Err(BindingError::CertificateNotValid));
-    assert_eq!(prove(leaf(1_001, 2_000)), Err(BindingError::CertificateNotValid));
+    let certificate = certificate(&[], false);
+    let ours = certificate.thumbprint();
+    let peer = PeerEvidence { certificate: Some(certificate), ..peer(Some(ours)) };
+    let bound = Confirmation { certificate: Some(ours), key: None };
+    let prove = |now| bound.prove(Scheme::Bearer, Some(&peer), now).map(|bond| bond.certificate);
+    let hour = std::time::Duration::from_secs(3600);
+    let second = std::time::Duration::from_secs(1);
+    let (first, last) = (testing::NOW.saturating_sub(hour), testing::NOW.saturating_add(hour));
+    assert_eq!(prove(first), Ok(true));
+    assert_eq!(prove(last), Ok(true));
+    assert_eq!(prove(first.saturating_sub(second)), Err(BindingError::CertificateNotValid));
+    assert_eq!(prove(last.saturating_add(second)), Err(BindingError::CertificateNotValid));
 }
 
 #[test]
@@ -145,5 +151,28 @@ fn each_error_has_its_reason() {
     ];
     for (error, reason) in reasons {
         assert_eq!(Reason::from(error), reason);
+    }
+}
+
+/// RFC 8705, Appendix A: a self-signed certificate and its thumbprint.
+const RFC8705_CERTIFICATE: &str = "MIIBBjCBrAIBAjAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARtdGxzMB4XDTE4MTAx\
+    ODEyMzcwOVoXDTIyMDUwMjEyMzcwOVowDzENMAsGA1UEAwwEbXRsczBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABNcnyxwq\
+    V6hY8QnhxxzFQ03C7HKW9OylMbnQZjjJ/Au08/coZwxS7LfA4vOLS9WuneIXhbGGWvsDSb0tH6IxLm8wCgYIKoZIzj0EAwID\
+    SQAwRgIhAP0RC1E+vwJD/D1AGHGzuri+hlV/PpQEKTWUVeORWz83AiEA5x2eXZOVbUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L\
+    +SY=";
+const RFC8705_CNF: &str = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0";
+
+#[test]
+fn the_example_of_rfc_8705_is_proven_as_written_and_by_no_other_certificate() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let der = STANDARD.decode(RFC8705_CERTIFICATE).unwrap();
+    let bound = Confirmation::read(Some(&json!({"x5t#S256": RFC8705_CNF}))).unwrap();
+    let prove =
+        |der: &[u8]| bound.prove(Scheme::Bearer, Some(&peer(Some(Thumbprint::of(der)))), NOW);
+    assert_eq!(prove(&der), Ok(Binding { certificate: true, dpop: false }));
+    for at in 0..der.len() {
+        let mut changed = der.clone();
+        changed[at] ^= 1;
+        assert_eq!(prove(&changed), Err(BindingError::CertificateMismatch), "{at}");
     }
 }

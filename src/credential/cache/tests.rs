@@ -1,3 +1,5 @@
+//! The bounds of the cache and what is no hit.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims: types, times, profiles.
+
 use serde_json::json;
 
 use super::*;

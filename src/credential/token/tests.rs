@@ -1,3 +1,5 @@
+//! Tokens taken apart: the RFC 7515 example and what is refused.
+
 use serde_json::json;
 
 use super::*;
@@ -222,12 +224,12 @@ fn keys_that_the_token_brings_along_are_not_used() {
 fn signatures_of_the_wrong_form_do_not_verify() {
     let signer = Signer::es256("k");
     let good = signer.sign(&claims());
-    let signed = good.rsplit_once('.').unwrap().0;
+    let message = good.rsplit_once('.').unwrap().0;
     let issuer = issuer_of(document(), &[&signer]);
     let keys = issuer.last_keys().unwrap();
     // All zeros (r and s out of range), empty, cut, too long, DER in place of R and S.
     for signature in [&[0; 64][..], &[], &[1; 63], &[1; 65], &[0x30, 6, 2, 1, 1, 2, 1, 1]] {
-        let token = format!("{signed}.{}", b64(signature));
+        let token = format!("{message}.{}", b64(signature));
         let jws = parse(&token).unwrap();
         let Found::Key(key) = jws.find_key(&keys, &issuer.document) else { panic!() };
         assert_eq!(jws.verify_signature(key).map(drop), Err(TokenError::Signature));

@@ -52,7 +52,7 @@ pub(super) fn last(header: &[u8]) -> Result<Element<'_>, XfccError> {
                 }
             }
             (key @ (Key::Hash | Key::Cert | Key::Subject | Key::Issuer), Value::Text(value)) => {
-                element.take(key, value, Format::Json)?
+                element.take(key, value, Format::Json)?;
             }
             (_, Value::Text(_) | Value::List(_)) => return Err(XfccError::Value),
         }

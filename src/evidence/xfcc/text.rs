@@ -56,24 +56,17 @@ pub(super) fn last(header: &[u8]) -> Result<Element<'_>, XfccError> {
 fn split(text: &[u8]) -> Result<(Pair<'_>, End, &[u8]), XfccError> {
     let stop = text.iter().position(|b| matches!(b, b'=' | b';' | b',' | b'"' | b'\\' | b' '));
     let (key, after) = at(text, stop.unwrap_or(text.len()))?;
-    match after.split_first() {
-        Some((b'=', value)) => {
-            let (value, after) = match value.split_first() {
-                Some((b'"', quoted)) => unquote(quoted)?,
-                _ => {
-                    let stop =
-                        value.iter().position(|b| matches!(b, b';' | b',' | b'"' | b'\\' | b' '));
-                    at(value, stop.unwrap_or(value.len()))?
-                }
-            };
-            let (end, tail) = end(after)?;
-            Ok((Pair { key, value: Some(value) }, end, tail))
+    let (value, after) = match after {
+        [b'=', b'"', quoted @ ..] => unquote(quoted).map(|(value, after)| (Some(value), after))?,
+        [b'=', value @ ..] => {
+            let stop = value.iter().position(|b| matches!(b, b';' | b',' | b'"' | b'\\' | b' '));
+            let (value, after) = at(value, stop.unwrap_or(value.len()))?;
+            (Some(value), after)
         }
-        _ => {
-            let (end, tail) = end(after)?;
-            Ok((Pair { key, value: None }, end, tail))
-        }
-    }
+        _ => (None, after),
+    };
+    let (end, tail) = end(after)?;
+    Ok((Pair { key, value }, end, tail))
 }
 
 /// Splits a quoted value, without its quotes, from what follows them. Escapes stay as they are: no value

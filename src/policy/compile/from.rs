@@ -1,4 +1,4 @@
-//! `from`: who calls; and what of PeerTrust and TrustDomains a rule rests on.
+//! `from`: who calls; and which documents of trust a rule rests on.
 
 use crate::{
     diagnostic::{At, Diagnostic},

@@ -108,7 +108,7 @@ fn our_kind(root: &Node) -> Owner {
                     &entry.node.at,
                     format!("kind `{kind}` is not enforced by this version"),
                 )
-                .help("take the document out: it would be accepted without effect"),
+                .help("it would be accepted without effect; do without it until a version enforces it"),
             ),
             Some(kind) => {
                 wrong(&entry.node.at, format!("unknown kind `{kind}`"), text::nearest(kind, &KINDS))
@@ -193,7 +193,7 @@ impl<'t> Decoding<'t> {
                 Some("TrustDomain") => {
                     self.documents.trust_domains.extend(names.map(|value| TrustDomainDocument {
                         name: Spanned { value, at: at.clone() },
-                    }))
+                    }));
                 }
                 Some("PeerTrust") => self.stand_in(&at),
                 Some(_) | None => {}

@@ -111,7 +111,7 @@ fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
     let from = fields.optional(decoder, "from", from);
     let token = fields.optional(decoder, "token", token);
     let upstream = fields.optional(decoder, "upstream", upstream);
-    for key in ["when", "replay", "nonce", "origin"] {
+    for key in ["when", "replay"] {
         fields.not_enforced(decoder, key);
     }
     fields.finish(decoder);
@@ -183,7 +183,7 @@ fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
             Ok(Spanned { value, at: item.at.clone() })
         })
     });
-    for key in ["acr", "maxAge", "actor", "replay", "nonce", "claims", "clients", "subjects"] {
+    for key in ["acr", "maxAge", "actor", "replay"] {
         fields.not_enforced(decoder, key);
     }
     fields.finish(decoder);

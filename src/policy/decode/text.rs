@@ -46,6 +46,8 @@ pub fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
     let folded = word.to_ascii_lowercase();
     candidates
         .iter()
+        // What differs more in length is none either, and costs nothing to see.
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= 3)
         .map(|candidate| {
             (strsim::damerau_levenshtein(&folded, &candidate.to_ascii_lowercase()), *candidate)
         })

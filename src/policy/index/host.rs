@@ -20,7 +20,7 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(u32, Effect, Route)]) {
+    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(usize, Effect, Route)]) {
         let Some(hosts) = &policy.hosts else {
             return self.any.insert(policy, rules);
         };

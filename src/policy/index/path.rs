@@ -23,7 +23,7 @@ pub(super) struct Paths {
     deny: Rules,
     /// Every deny rule, for paths that its policy does not read.
     unread: Leaf,
-    tcp: HashMap<u16, Vec<(u32, Effect)>>,
+    tcp: HashMap<u16, Vec<(usize, Effect)>>,
 }
 
 /// Rules of one effect.
@@ -60,7 +60,7 @@ struct Leaf {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    rule: u32,
+    rule: usize,
     rank: Box<[u8]>,
     /// What the rule's policy opts in to.
     forms: PathForms,
@@ -100,7 +100,7 @@ impl<'q> Query<'q> {
 }
 
 impl Paths {
-    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(u32, Effect, Route)]) {
+    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(usize, Effect, Route)]) {
         for (rule, effect, route) in rules {
             if let Some(ports) = &route.tcp {
                 for port in ports {
@@ -224,16 +224,18 @@ impl Node {
             // A path without a slash is CONNECT's empty one: no template names that.
             Effect::Allow => {
                 if let Some(rest) = path.strip_prefix('/') {
-                    self.visit(Some(rest), visit);
+                    self.visit(Some(rest), effect, visit);
                 }
             }
-            Effect::Deny => self.visit(path.trim_end_matches('/').strip_prefix('/'), visit),
+            Effect::Deny => {
+                self.visit(path.trim_end_matches('/').strip_prefix('/'), effect, visit);
+            }
         }
     }
 
     /// Walks `rest`, what is left after a slash; `None` where the path ended without one. The depth is
     /// bounded by that of the templates.
-    fn visit<'s>(&'s self, rest: Option<&str>, visit: &mut impl FnMut(&'s Leaf)) {
+    fn visit<'s>(&'s self, rest: Option<&str>, effect: Effect, visit: &mut impl FnMut(&'s Leaf)) {
         visit(&self.rest);
         let (segment, rest) = match rest {
             None => return visit(&self.here),
@@ -244,10 +246,13 @@ impl Node {
             },
         };
         if let Some(node) = self.literals.get(segment) {
-            node.visit(rest, visit);
+            node.visit(rest, effect, visit);
         }
-        if let Some(node) = &self.one {
-            node.visit(rest, visit);
+        // An empty segment is in readings that deny rules see only; a server may well take it for a name.
+        if let Some(node) = &self.one
+            && (effect == Effect::Deny || !segment.is_empty())
+        {
+            node.visit(rest, effect, visit);
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) enum Only {
 }
 
 impl Workloads {
-    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(u32, Effect, Route)]) {
+    pub(super) fn insert(&mut self, policy: &Scope, rules: &[(usize, Effect, Route)]) {
         let Some(workloads) = &policy.workloads else {
             return self.any.insert(policy, rules);
         };

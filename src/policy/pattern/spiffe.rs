@@ -49,9 +49,8 @@ impl SpiffePattern {
             return Err(PatternError::new("a trust domain is written out, without `*`")
                 .help("write one pattern for each trust domain"));
         }
-        if let Err(error) = SpiffeId::parse(
-            text.get(..text.len().saturating_sub(path.len() + 1)).unwrap_or_default(),
-        ) {
+        let id = text.strip_suffix(path).and_then(|id| id.strip_suffix('/')).unwrap_or_default();
+        if let Err(error) = SpiffeId::parse(id) {
             let error = PatternError::new(error.to_string());
             let lower = trust_domain.to_ascii_lowercase();
             return Err(if lower == trust_domain {

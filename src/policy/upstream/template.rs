@@ -262,7 +262,7 @@ pub(in crate::policy) mod tests {
     use super::*;
     use crate::{
         clock::UnixTime,
-        credential::{BoundToken, binding::Binding},
+        credential::{BoundToken, binding::Binding, claims::Confirmation},
     };
 
     /// A caller with a token whose subject is `subject`.
@@ -284,7 +284,7 @@ pub(in crate::policy) mod tests {
                     expires: UnixTime::from_secs(0),
                     not_before: None,
                     issued: None,
-                    confirmation: Default::default(),
+                    confirmation: Confirmation::default(),
                     claims: claims.as_object().unwrap().clone(),
                 }),
                 binding: Binding::default(),

@@ -77,8 +77,14 @@ fn is_unreadable(character: char, rest: &str) -> bool {
         '\r' => !rest.starts_with("\r\n"),
         // Line breaks of YAML 1.1 that YAML 1.2 does not know, the byte order mark, and what reorders
         // text on the screen.
-        '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{200e}' | '\u{200f}' | '\u{61c}' => true,
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        '\u{2028}'
+        | '\u{2029}'
+        | '\u{feff}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{61c}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}' => true,
         other => other.is_control(),
     }
 }
@@ -198,7 +204,14 @@ impl<'t> Reader<'t> {
             Event::SequenceStart(anchor, tag) | Event::MappingStart(anchor, tag) => {
                 (*anchor, tag.is_some())
             }
-            _ => (0, false),
+            Event::Alias(_)
+            | Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd
+            | Event::SequenceEnd
+            | Event::MappingEnd => (0, false),
         };
         if anchor != 0 {
             self.restrict(&at, "anchors");
@@ -252,9 +265,10 @@ impl<'t> Reader<'t> {
                 extend(at, event.1);
                 return Ok(Shape::Map(entries));
             }
-            let key_field = match &event.0 {
-                Event::Scalar(text, ..) => join_key(field, text),
-                _ => join(field, "?"),
+            let key_field = if let Event::Scalar(text, ..) = &event.0 {
+                join_key(field, text)
+            } else {
+                join(field, "?")
             };
             let key = self.node(event, &key_field, None, depth)?;
             if let Shape::Scalar { text, plain } = &key.shape {

@@ -45,7 +45,8 @@ pub(super) fn render(diagnostics: &Diagnostics) -> String {
         }
         let at = &one.at;
         let (line, column, message) = (at.line, at.column, &one.message);
-        push(&mut text, format_args!("{}:{line}:{column}: {}: {message}", at.file, at.field));
+        let field = if at.field.is_empty() { String::new() } else { format!("{}: ", at.field) };
+        push(&mut text, format_args!("{}:{line}:{column}: {field}{message}", at.file));
         if let Some(help) = &one.help {
             push(&mut text, format_args!("  help: {help}"));
         }
@@ -71,4 +72,22 @@ fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     }
     // Writing to a String cannot fail.
     text.write_fmt(line).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_RENDERED_BYTES, render};
+    use crate::diagnostic::{At, Diagnostic, Diagnostics};
+
+    #[test]
+    fn many_mistakes_are_cut_and_counted() {
+        let at = At { file: "a.yaml".into(), line: 1, column: 2, ..At::default() };
+        let all = vec![Diagnostic::new(&at, "wrong"); 10_000];
+        let text = render(&Diagnostics { all, ..Diagnostics::default() });
+        assert!(text.starts_with("a.yaml:1:2: wrong\na.yaml"));
+        let shown = text.lines().count() - 1;
+        assert!(text.ends_with(&format!("\nand {} more", 10_000 - shown)));
+        assert!(text.len() < MAX_RENDERED_BYTES + 100);
+        assert_eq!(render(&Diagnostics::default()), "the load failed without a diagnostic");
+    }
 }

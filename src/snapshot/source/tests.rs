@@ -66,17 +66,22 @@ fn an_atomic_rename_is_read_as_before_or_after() {
 
 #[test]
 fn contents_that_come_back_are_told_apart_by_their_stamps() {
-    for writer in [Writer::Git, Writer::Overwrite] {
-        for seed in 0..25 {
-            let mut world = World::new(writer, seed);
-            world.period = 2;
-            world.last.set(40);
-            world.pause = true;
-            if let Ok(tree) = read_with(&world, &world.path("")) {
-                assert!(world.committed.borrow().contains(&content(&tree)), "{writer:?} {seed}");
-            }
+    let run = |writer, seed| {
+        let mut world = World::new(writer, seed);
+        world.period = 2;
+        world.last.set(40);
+        world.pause = true;
+        if let Ok(tree) = read_with(&world, &world.path("")) {
+            assert!(world.committed.borrow().contains(&content(&tree)), "{writer:?} {seed}");
         }
-    }
+    };
+    // Side by side, as they mostly wait.
+    std::thread::scope(|scope| {
+        for seed in 0..25 {
+            scope.spawn(move || run(Writer::Git, seed));
+            scope.spawn(move || run(Writer::Overwrite, seed));
+        }
+    });
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl World {
         let mut random = StdRng::seed_from_u64(seed);
         let world = Self {
             writer,
-            temp: tempfile::tempdir().unwrap(),
+            temp: in_memory(),
             version: Cell::new(0),
             period: u32::MAX,
             last: Cell::new(random.random_range(1..6)),
@@ -266,4 +266,9 @@ impl Fs for World {
             System.pause(time);
         }
     }
+}
+
+/// Makes a folder in memory where the machine has such a place: thousands of runs are ten times as fast.
+fn in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
