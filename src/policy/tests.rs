@@ -11,8 +11,8 @@ use crate::{
     clock::UnixTime,
     credential::{
         BoundToken, Peer, Principal, Proof,
-        binding::Binding,
-        claims::{AccessToken, Confirmation},
+        binding::{Binding, Confirmation},
+        claims::AccessToken,
     },
     diagnostic::{At, Diagnostic, Spanned},
     evidence::{

@@ -262,7 +262,10 @@ pub(in crate::policy) mod tests {
     use super::*;
     use crate::{
         clock::UnixTime,
-        credential::{BoundToken, binding::Binding, claims::Confirmation},
+        credential::{
+            BoundToken,
+            binding::{Binding, Confirmation},
+        },
     };
 
     /// A caller with a token whose subject is `subject`.
