@@ -117,18 +117,18 @@ async fn serve_tcp<S: CheckService>(
     stream.set_nodelay(true)?;
     let stream = TcpStream::from_std(stream)?;
     let Some(tls) = &shared.tls else { return serve_http2(stream, None, shared).await };
-    let peer = stream.peer_addr().ok();
+    let peer = stream.peer_addr()?;
     let handshake = TlsAcceptor::from(tls.current()).accept(stream);
     let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             shared.observer.refused(Refused::Tls);
-            tracing::debug!(?peer, %error, "a TLS handshake failed");
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
             return Ok(());
         }
         Err(_elapsed) => {
             shared.observer.refused(Refused::Tls);
-            tracing::debug!(?peer, "a TLS handshake took too long");
+            tracing::debug!(%peer, "a TLS handshake took too long");
             return Ok(());
         }
     };
@@ -141,7 +141,7 @@ async fn serve_tcp<S: CheckService>(
         Ok(caller) => serve_http2(stream, Some(caller), shared).await,
         Err(error) => {
             shared.observer.refused(Refused::Caller);
-            tracing::warn!(?peer, %error, "a caller was refused");
+            tracing::warn!(%peer, %error, "a caller was refused");
             Ok(())
         }
     }
