@@ -12,10 +12,31 @@ mod support;
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
+use symbolon::cli::demo::client;
+
+/// A child that gets Ctrl-C, at the latest when the test ends: killed, it could not end its own children.
+struct Interrupted(Child);
+
+impl Interrupted {
+    fn interrupt(&self) {
+        let id = self.0.id().to_string();
+        Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
+    }
+}
+
+impl Drop for Interrupted {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            self.interrupt();
+            self.0.wait().unwrap();
+        }
+    }
+}
 
 #[tokio::test]
 async fn every_row_of_the_demo_comes_out_as_expected() {
@@ -56,15 +77,17 @@ fn without_an_envoy_the_demo_fails_and_says_so() {
 #[tokio::test]
 async fn the_lines_to_try_by_hand_work_and_nothing_is_left_after_ctrl_c() {
     let envoy = support::envoy().await;
-    let mut demo = Command::new(support::symbolon())
-        .args(["demo", "--format", "json", "--envoy"])
-        .arg(envoy)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let said: Vec<String> = BufReader::new(demo.stderr.take().unwrap())
+    let mut demo = Interrupted(
+        Command::new(support::symbolon())
+            .args(["demo", "--format", "json", "--envoy"])
+            .arg(envoy)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let said: Vec<String> = BufReader::new(demo.0.stderr.take().unwrap())
         .lines()
         .map(Result::unwrap)
         .take_while(|line| !line.contains("until Ctrl-C"))
@@ -82,13 +105,17 @@ async fn the_lines_to_try_by_hand_work_and_nothing_is_left_after_ctrl_c() {
     assert!(answer.contains(" 401"), "{answer}");
     let (_, answer) = curl("# a path that two parsers read differently");
     assert!(answer.contains(" 400"), "{answer}");
-    let (_, records) = curl("# what was decided, and why");
-    assert!(records.contains("certificate_mismatch"), "{records}");
+    // Records are written behind the answers.
+    client::until("the record", Duration::from_secs(5), async || {
+        let (_, records) = curl("# what was decided, and why");
+        records.contains("certificate_mismatch").then_some(())
+    })
+    .await
+    .unwrap();
     let folder = line.split("--cacert ").nth(1).unwrap().split("/tls/").next().unwrap();
     assert!(Path::new(folder).is_dir());
-    let id = demo.id().to_string();
-    assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
-    assert!(demo.wait().unwrap().success());
+    demo.interrupt();
+    assert!(demo.0.wait().unwrap().success());
     assert!(!Path::new(folder).exists(), "{folder} is left");
     let left = Command::new("pgrep").args(["--full", folder]).output().unwrap();
     assert!(left.stdout.is_empty(), "left running: {left:?}");
