@@ -2,6 +2,7 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
+#[expect(clippy::disallowed_methods, reason = "this is how cargo names the output folder")]
 fn main() -> Result<(), Box<dyn Error>> {
     let protos =
         ["proto/symbolon/wire/v1/ext_authz.proto", "proto/symbolon/v1/decision_record.proto"];

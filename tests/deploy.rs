@@ -130,6 +130,15 @@ fn the_manifests_agree_with_each_other() {
 }
 
 #[test]
+fn the_container_is_built_with_the_pinned_toolchain() {
+    let read = |path: &str| fs::read_to_string(support::repository().join(path)).unwrap();
+    let toolchain = read("rust-toolchain.toml");
+    let channel = toolchain.split("channel = \"").nth(1).unwrap().split('"').next().unwrap();
+    let (release, _patch) = channel.rsplit_once('.').unwrap();
+    assert!(read("deploy/container/Dockerfile").contains(&format!("FROM rust:{release}-")));
+}
+
+#[test]
 fn systemd_accepts_the_unit() {
     let unit = support::repository().join("deploy/systemd/symbolon.service");
     let folder = tempfile::tempdir().unwrap();

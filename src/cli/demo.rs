@@ -62,15 +62,24 @@ pub fn run(arguments: &DemoArgs) -> Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         // Returning drops what runs, and that ends the children: also after Ctrl-C and errors.
-        tokio::select! {
-            result = perform(arguments) => result,
-            _ = interrupt.recv() => Ok(ExitCode::from(130)),
-            _ = terminate.recv() => Ok(ExitCode::from(143)),
+        let (stage, scenario, good) = tokio::select! {
+            result = perform(arguments) => result?,
+            _ = interrupt.recv() => return Ok(ExitCode::from(130)),
+            _ = terminate.recv() => return Ok(ExitCode::from(143)),
+        };
+        if !arguments.once {
+            tokio::select! {
+                result = stay(&stage, &scenario) => result?,
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
         }
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
-async fn perform(arguments: &DemoArgs) -> Result<ExitCode> {
+/// Starts everything, makes the calls and prints what came of them; true: all as expected.
+async fn perform(arguments: &DemoArgs) -> Result<(Stage, Scenario, bool)> {
     let scenario = Scenario::shipped()?;
     let cache = fetch::cache(arguments.cache.as_deref());
     let binary = fetch::envoy(arguments.envoy.as_deref(), cache, say).await?;
@@ -93,10 +102,7 @@ async fn perform(arguments: &DemoArgs) -> Result<ExitCode> {
         Format::Table => print(&table::edited(&edited))?,
         Format::Json => print(&as_json(&outcomes, &edited, good))?,
     }
-    if !arguments.once {
-        stay(&stage, &scenario).await?;
-    }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok((stage, scenario, good))
 }
 
 /// Keeps everything running, with fresh tokens on disk, until the process is told to end.

@@ -74,6 +74,7 @@ impl Authorizer {
             "admin": {"listen": format!("unix:{}", folder.join("admin.sock").display())},
             "records": {"to": records},
             "reload": {"poll": "1s"},
+            "drain": {"grace": "3s", "timeout": "3s"},
             "log": {"format": "json"},
         });
         let file = folder.join("symbolon.yaml");

@@ -71,6 +71,8 @@ impl Places<'_> {
                 "address: 127.0.0.1, port_value: 0".to_owned(),
             ),
             ("port_value: 8080", upstream),
+            // A laptop that is busy with something else shall show decisions, not timeouts.
+            ("timeout: 0.25s", "timeout: 5s".to_owned()),
             ("/etc/envoy/tls", text(self.tls)?.to_owned()),
             ("/run/symbolon/grpc.sock", text(self.authorizer)?.to_owned()),
             ("/dev/stdout", text(self.access_log)?.to_owned()),

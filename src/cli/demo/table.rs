@@ -44,6 +44,8 @@ pub(super) fn rows(outcomes: &[Outcome], colour: bool) -> String {
         lines.push(format!("✗ {} (decision {id}):", outcome.name));
         lines.extend(outcome.problems.iter().map(|problem| format!("    {problem}")));
     }
+    let good = outcomes.iter().filter(|outcome| outcome.problems.is_empty()).count();
+    lines.push(format!("{good} of {} calls came out as expected", outcomes.len()));
     lines.join("\n")
 }
 
