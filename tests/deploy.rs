@@ -19,8 +19,11 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::Value;
-use symbolon::cli::demo::pki::Authority;
-use symbolon::clock::{Clock, SystemClock};
+use symbolon::{
+    cli::demo::pki::Authority,
+    clock::{Clock, SystemClock},
+    config::Settings,
+};
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -154,4 +157,18 @@ fn systemd_accepts_the_unit() {
         .expect("systemd-analyze is installed by tests/run");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("symbolon.service"), "{said}");
+}
+
+#[test]
+fn the_program_accepts_its_shipped_settings() {
+    let deploy = support::repository().join("deploy");
+    Settings::load(Some(&deploy.join("systemd/symbolon.yaml")), []).unwrap();
+    let map = documents(&deploy.join("kubernetes/symbolon.yaml"))
+        .into_iter()
+        .find(|document| document["kind"] == "ConfigMap")
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("symbolon.yaml");
+    fs::write(&file, map["data"]["symbolon.yaml"].as_str().unwrap()).unwrap();
+    Settings::load(Some(&file), []).unwrap();
 }

@@ -30,7 +30,9 @@ fn table(name: &str) -> Vec<Vec<String>> {
         .filter(|line| line.starts_with('|'))
         .skip(2)
         .map(|line| {
-            line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+            let cells: Vec<_> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
+            // A line begins and ends with `|`: nothing stands before the first and after the last.
+            cells.get(1..cells.len().saturating_sub(1)).unwrap().to_vec()
         })
         .collect()
 }
@@ -97,4 +99,37 @@ fn every_file_that_is_linked_to_exists() {
     for link in readme().split("](").skip(1).map(|rest| rest.split_once(')').unwrap().0) {
         assert!(support::repository().join(link).exists(), "{link}");
     }
+}
+
+#[test]
+fn the_table_of_settings_is_that_of_the_code() {
+    let expected: Vec<Vec<String>> = symbolon::config::SETTINGS
+        .iter()
+        .map(|setting| {
+            let default = match setting.default {
+                "" => String::new(),
+                default => format!("`{default}`"),
+            };
+            vec![format!("`{}`", setting.key), default, setting.meaning.to_owned()]
+        })
+        .collect();
+    assert_eq!(table("settings"), expected);
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let expected: Vec<Vec<String>> = symbolon::telemetry::metrics::METRICS
+        .iter()
+        .map(|metric| {
+            let labels: Vec<String> =
+                metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            vec![
+                format!("`{}`", metric.name),
+                metric.kind.to_owned(),
+                labels.join(", "),
+                metric.meaning.to_owned(),
+            ]
+        })
+        .collect();
+    assert_eq!(table("metrics"), expected);
 }
