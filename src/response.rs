@@ -38,7 +38,7 @@ pub struct Refusal<'a> {
     pub grpc: bool,
 }
 
-impl<'a> Refusal<'a> {
+impl Refusal<'_> {
     /// Returns a denial that no rule took part in.
     #[must_use]
     pub const fn without_rule(reason: Reason) -> Self {

@@ -46,7 +46,8 @@ where
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         let Some(next) = next else { break };
-        let Ok(data) = next.map_err(|_| UnaryError::Stream)?.into_data() else { continue };
+        let Ok(next) = next else { return Err(UnaryError::Stream) };
+        let Ok(data) = next.into_data() else { continue };
         if joined.is_empty() && frame.is_empty() {
             frame = data;
         } else {
