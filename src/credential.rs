@@ -73,13 +73,22 @@ pub enum Verified<'e> {
     /// All that was needed is settled.
     Settled(Principal<'e>),
     /// The token names a key that its issuer's set does not have: a refetch may bring it. Await it, then
-    /// call [`verify`] again with `refetched: true`.
+    /// call [`verify`] again with [`Refetched::Yes`].
     KeyMissing(crate::trust::Refetch),
+}
+
+/// Whether a refetch was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refetched {
+    /// No: for a missing key it may be worth one.
+    No,
+    /// Yes: a missing key is unknown for good.
+    Yes,
 }
 
 /// Verifies what the candidate rules need. Synchronous; takes no lock that is held across an await.
 ///
-/// The peer is always judged, the token only where `needs` says so. With `refetched`, a key that is missing
+/// The peer is always judged, the token only where `needs` says so. After a refetch a key that is missing
 /// is unknown for good.
 ///
 /// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding.
@@ -89,7 +98,7 @@ pub fn verify<'e>(
     trust: &Trust,
     tokens: &TokenCache,
     now: UnixTime,
-    refetched: bool,
+    refetched: Refetched,
 ) -> Verified<'e> {
     let mut principal = Principal {
         peer: peer::verify(evidence.peer.as_ref(), trust, now),
@@ -120,7 +129,7 @@ pub fn verify<'e>(
             principal.refused_token = token;
         }
         Err(Refusal::KeyMissing { reason, issuer }) => {
-            match if refetched { None } else { issuer.refetch() } {
+            match if refetched == Refetched::Yes { None } else { issuer.refetch() } {
                 Some(refetch) => return Verified::KeyMissing(refetch),
                 None => principal.token = Proof::Unproven(reason),
             }

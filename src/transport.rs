@@ -27,12 +27,14 @@ use prost::Message;
 use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
-    credential::{self, Peer, Principal, Proof, Verified, cache::TokenCache, claims::AccessToken},
+    credential::{
+        self, Peer, Principal, Proof, Refetched, Verified, cache::TokenCache, claims::AccessToken,
+    },
     evidence::{Evidence, certificate::CertificateCache},
     identity::{SpiffeId, Thumbprint},
-    policy::Decision,
+    policy::{Decision, Denial},
     reason::Reason,
-    response::{self, Answer, Label, Refusal},
+    response::{self, Answer, CheckResponse, Label, Refusal},
     snapshot::{Snapshot, SnapshotStore},
     telemetry::{
         decision_id::DecisionId,
@@ -42,8 +44,9 @@ use crate::{
     },
     transport::{
         unary::{UnaryBody, UnaryError},
-        wire::{CheckRequest, CheckResponse},
+        wire::CheckRequest,
     },
+    trust::Refetch,
 };
 
 /// `envoy.service.auth.v3.Authorization`, cheap to clone.
@@ -98,7 +101,7 @@ impl AuthorizationService {
         let limit = context.bounds.timeout_under(unary::grpc_timeout(request.headers()));
         let check = Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
         if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
-            return unary::respond(&check.refuse(Reason::Overloaded));
+            return unary::respond(check.refuse(Reason::Overloaded).into_bytes());
         }
         let answered = AssertUnwindSafe(check.answer(request.into_body())).catch_unwind();
         let response = match within(limit, answered).await {
@@ -106,7 +109,7 @@ impl AuthorizationService {
             Some(Err(_panic)) => check.refuse_after_panic(),
             None => check.refuse(Reason::DeadlineExceeded),
         };
-        unary::respond(&response)
+        unary::respond(response.into_bytes())
     }
 }
 
@@ -137,6 +140,14 @@ struct Check<'c> {
     caller: Option<&'c str>,
 }
 
+/// How far a check came without waiting.
+enum Step {
+    /// To its end.
+    Done(CheckResponse),
+    /// To a key that only a refetch may bring; then it starts again.
+    Refetch(Refetch),
+}
+
 /// What is known of a check when it is recorded.
 #[derive(Clone, Copy, Default)]
 struct Facts<'a> {
@@ -154,73 +165,58 @@ impl Check<'_> {
             Ok(message) => message,
             Err(error) => return self.refuse(error.into()),
         };
-        let Ok(request) = CheckRequest::decode(message) else {
-            return self.refuse(Reason::MalformedCheck);
-        };
         // INVARIANT (one snapshot per check): loaded once, here.
         let snapshot = self.context.snapshots.load();
         let Some(snapshot) = snapshot.as_deref() else {
             return self.refuse(Reason::NoPolicyLoaded);
         };
-        self.decide(&request, snapshot).await
+        // All but waiting is synchronous, so that this future holds no more than the message.
+        match self.decide(message.clone(), snapshot, Refetched::No) {
+            Step::Done(response) => response,
+            Step::Refetch(refetch) => {
+                refetch.0.await;
+                match self.decide(message, snapshot, Refetched::Yes) {
+                    Step::Done(response) => response,
+                    // It is asked for once; were it asked for again, nothing would be proven.
+                    Step::Refetch(_) => self.refuse(Reason::TokenKeyUnknown),
+                }
+            }
+        }
     }
 
-    async fn decide(&self, request: &CheckRequest, snapshot: &Snapshot) -> CheckResponse {
+    /// Runs the pipeline as far as it comes without waiting.
+    fn decide(&self, message: Bytes, snapshot: &Snapshot, refetched: Refetched) -> Step {
         let now = self.context.clock.now();
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
+        let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
+        let Ok(request) = CheckRequest::decode(message) else {
+            return Step::Done(refuse(Reason::MalformedCheck));
+        };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
-        let sources = snapshot.trust.peer_sources.unwrap_or_default();
-        let evidence = match Evidence::read(request, sources, caller, &self.context.certificates) {
+        let trust = &snapshot.trust;
+        let sources = trust.peer_sources.unwrap_or_default();
+        let evidence = match Evidence::read(&request, sources, caller, &self.context.certificates) {
             Ok(evidence) => evidence,
-            Err(error) => {
-                return self.finish(now, &Answer::Deny(Refusal::without_rule(error.into())), facts);
-            }
+            Err(error) => return Step::Done(refuse(error.into())),
         };
         self.drill(&evidence);
         let candidates = snapshot.policies.candidates(&evidence);
-        let principal = self.verify(&evidence, candidates.needs(), snapshot, now).await;
-        let decision = snapshot.policies.decide(&candidates, &evidence, &principal, &mut ());
-        let answer = match decision {
+        let (needs, tokens) = (candidates.needs(), &self.context.tokens);
+        let principal = match credential::verify(&evidence, needs, trust, tokens, now, refetched) {
+            Verified::Settled(principal) => principal,
+            Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
+        };
+        let answer = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
             Decision::Allow(permit) => {
                 match permit.upstream(&evidence, &principal, self.id.as_str()) {
                     Ok(changes) => Answer::Allow(permit, changes),
-                    Err(_) => Answer::Deny(Refusal {
-                        reason: Reason::UpstreamHeaderInvalid,
-                        rule: Some(&permit.rule().id),
-                        scopes: &[],
-                        grpc: is_grpc(&evidence),
-                    }),
+                    Err(denial) => Answer::Deny(refusal(denial, &evidence)),
                 }
             }
-            Decision::Deny(denial) => Answer::Deny(Refusal {
-                reason: denial.reason,
-                rule: denial.rule.map(|rule| &*rule.id),
-                scopes: denial.scopes(),
-                grpc: is_grpc(&evidence),
-            }),
+            Decision::Deny(denial) => Answer::Deny(refusal(denial, &evidence)),
         };
         let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
-        self.finish(now, &answer, facts)
-    }
-
-    /// Verifies what the candidate rules need; where a token names a key that its issuer's set does not
-    /// have, waits for one refetch and looks again.
-    async fn verify<'e>(
-        &self,
-        evidence: &'e Evidence<'e>,
-        needs: crate::policy::Needs,
-        snapshot: &Snapshot,
-        now: UnixTime,
-    ) -> Principal<'e> {
-        let tokens = &self.context.tokens;
-        let mut refetched = false;
-        loop {
-            match credential::verify(evidence, needs, &snapshot.trust, tokens, now, refetched) {
-                Verified::Settled(principal) => return principal,
-                Verified::KeyMissing(refetch) => refetch.0.await,
-            }
-            refetched = true;
-        }
+        Step::Done(self.finish(now, &answer, facts))
     }
 
     /// Panics where the operator asked for a drill on this path.
@@ -245,7 +241,8 @@ impl Check<'_> {
         let refuse = AssertUnwindSafe(|| self.refuse(Reason::InternalError));
         std::panic::catch_unwind(refuse).unwrap_or_else(|_panic| {
             let label = Label { id: &self.id, generation: None, principal: None };
-            response::build(&Answer::Deny(Refusal::without_rule(Reason::InternalError)), label)
+            let refusal = Refusal::without_rule(Reason::InternalError);
+            response::build(&Answer::Deny(refusal), label, unary::PREFIX)
         })
     }
 
@@ -261,7 +258,7 @@ impl Check<'_> {
             generation: facts.snapshot.map(|snapshot| &snapshot.generation),
             principal: facts.peer().and_then(|peer| peer.spiffe).map(SpiffeId::as_str),
         };
-        response::build(answer, label)
+        response::build(answer, label, unary::PREFIX)
     }
 
     fn record(
@@ -331,8 +328,13 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn is_grpc(evidence: &Evidence<'_>) -> bool {
-    evidence.http().is_some_and(|http| http.grpc)
+fn refusal<'a>(denial: Denial<'a>, evidence: &Evidence<'_>) -> Refusal<'a> {
+    Refusal {
+        reason: denial.reason,
+        rule: denial.rule.map(|rule| &*rule.id),
+        scopes: denial.scopes(),
+        grpc: evidence.http().is_some_and(|http| http.grpc),
+    }
 }
 
 impl From<UnaryError> for Reason {
