@@ -11,6 +11,7 @@ pub mod wire;
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -85,39 +86,44 @@ impl AuthorizationService {
         Self(context)
     }
 
-    /// Answers one `Check` RPC. `caller` is the SPIFFE ID of the Envoy that asks, where it authenticated
-    /// itself with one.
-    pub async fn call<B>(
-        &self,
-        request: Request<B>,
+    /// Answers one `Check` RPC whose message is in `body`, within `deadline` if it has one. `caller` is the
+    /// SPIFFE ID of the Envoy that asks, where it authenticated itself with one.
+    pub fn check<B>(
+        self,
+        mut body: B,
+        deadline: Option<Duration>,
         caller: Option<Arc<str>>,
-    ) -> Response<UnaryBody>
+    ) -> impl Future<Output = Response<UnaryBody>>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let arrived = Instant::now();
-        let context = &*self.0;
-        let _in_flight = InFlight::enter(&context.in_flight);
-        let limit = context.bounds.timeout_under(unary::grpc_timeout(request.headers()));
-        let check = Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
-        if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
-            return unary::respond(check.refuse(Reason::Overloaded).into_bytes());
+        // Not an `async fn`, which keeps each argument twice, and inside all is borrowed: what a future
+        // holds is copied when its task is made.
+        async move {
+            let arrived = Instant::now();
+            let context = &*self.0;
+            let _in_flight = InFlight::enter(&context.in_flight);
+            let check =
+                Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
+            if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
+                return unary::respond(check.refuse(Reason::Overloaded).into_bytes());
+            }
+            let limit = context.bounds.timeout_under(deadline);
+            let answered = pin!(AssertUnwindSafe(check.answer(&mut body)).catch_unwind());
+            let response = match within(limit, answered).await {
+                Some(Ok(response)) => response,
+                Some(Err(_panic)) => check.refuse_after_panic(),
+                None => check.refuse(Reason::DeadlineExceeded),
+            };
+            unary::respond(response.into_bytes())
         }
-        let answered = AssertUnwindSafe(check.answer(request.into_body())).catch_unwind();
-        let response = match within(limit, answered).await {
-            Some(Ok(response)) => response,
-            Some(Err(_panic)) => check.refuse_after_panic(),
-            None => check.refuse(Reason::DeadlineExceeded),
-        };
-        unary::respond(response.into_bytes())
     }
 }
 
 /// Runs `future` for at most `limit`; `None` if it took longer. A future that is ready at once, as nearly
 /// every check is, pays for no timer and is answered however little time was left.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    match poll_immediate(&mut future).await {
+async fn within<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
+    match poll_immediate(future.as_mut()).await {
         Some(output) => Some(output),
         None => tokio::time::timeout(limit, future).await.ok(),
     }
@@ -157,7 +163,7 @@ struct Facts<'a> {
 }
 
 impl Check<'_> {
-    async fn answer<B>(&self, body: B) -> CheckResponse
+    async fn answer<B>(&self, body: &mut B) -> CheckResponse
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -365,12 +371,12 @@ impl Drop for InFlight<'_> {
 impl server::CheckService for AuthorizationService {
     type Body = UnaryBody;
 
-    async fn call(
-        &self,
+    fn call(
+        self,
         request: Request<hyper::body::Incoming>,
         caller: Option<Arc<str>>,
-    ) -> Response<UnaryBody> {
-        // The inherent method of the same name.
-        Self::call(self, request, caller).await
+    ) -> impl Future<Output = Response<UnaryBody>> + Send {
+        let deadline = unary::grpc_timeout(request.headers());
+        self.check(request.into_body(), deadline, caller)
     }
 }

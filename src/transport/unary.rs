@@ -34,16 +34,15 @@ pub enum UnaryError {
 /// # Errors
 /// As [`UnaryError`] says. A message over `limit` bytes is refused by its announced length, before it is
 /// buffered.
-pub async fn read_message<B>(body: B, limit: usize) -> Result<Bytes, UnaryError>
+pub async fn read_message<B>(body: &mut B, limit: usize) -> Result<Bytes, UnaryError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut body = body;
     let mut frame = Bytes::new();
     // Envoy sends a check in one DATA frame, which is then used without a copy; more are joined.
     let mut joined = BytesMut::new();
     loop {
-        let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
         let Some(next) = next else { break };
         let Ok(next) = next else { return Err(UnaryError::Stream) };
         let Ok(data) = next.into_data() else { continue };
@@ -174,7 +173,7 @@ mod tests {
     }
 
     async fn read(chunks: &[&'static [u8]], limit: usize) -> Result<Bytes, UnaryError> {
-        read_message(Chunks(chunks.iter().copied().collect()), limit).await
+        read_message(&mut Chunks(chunks.iter().copied().collect()), limit).await
     }
 
     #[tokio::test]
