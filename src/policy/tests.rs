@@ -245,8 +245,13 @@ pub(super) fn peer(spiffe: &'static str) -> Proof<Peer<'static>> {
     let spiffe = Some(SpiffeId::parse(spiffe).unwrap());
     let thumbprint = Some(Thumbprint::of(b"certificate"));
     // Leaked: tests are short.
-    let evidence =
-        Box::leak(Box::new(PeerEvidence { spiffe, dns: vec![], thumbprint, certificate: None }));
+    let evidence = Box::leak(Box::new(PeerEvidence {
+        spiffe,
+        spiffe_untold: false,
+        dns: vec![],
+        thumbprint,
+        certificate: None,
+    }));
     Proof::Proven(Peer { spiffe, thumbprint, evidence })
 }
 
