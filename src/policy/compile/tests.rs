@@ -3,6 +3,7 @@
 use super::{distance, suggest};
 use crate::{
     diagnostic::Spanned,
+    evidence::PeerSources,
     policy::{
         document::{BindingName, Documents, PolicyDocument, RuleDocument},
         tests::{
@@ -251,6 +252,44 @@ fn tcp_rules_ask_for_workload_and_peer_only() {
             ("to", "a preflight is an `OPTIONS` request, which `methods` does not list"),
         ],
     );
+}
+
+#[test]
+fn tcp_rules_name_the_peer_by_what_a_tcp_check_carries() {
+    let listed = |principal, certificate, xfcc| PeerSources { principal, certificate, xfcc };
+    let wrong_for = |rule: RuleDocument, sources| {
+        let rule = rule.to(|to| to.tcp = Some(vec![Spanned { value: 443, at: at("port") }]));
+        let scoped =
+            PolicyDocument { workloads: texts(&[WEB]), hosts: None, ..policy("p", vec![rule]) };
+        let mut documents = documents(vec![scoped]);
+        documents.peer_trust.as_mut().unwrap().evidence.value = sources;
+        wrong(&documents)
+    };
+    let by_spiffe = |rule: RuleDocument| rule.spiffe(&[WEB]);
+    let by_dns = |rule: RuleDocument| {
+        let mut rule = rule.spiffe(&[WEB]);
+        rule.from.as_mut().unwrap().dns = texts(&["web.example"]);
+        rule
+    };
+    for rule in [open("r"), deny("r")] {
+        is(
+            &wrong_for(by_spiffe(rule.clone()), listed(false, false, true)),
+            &[(
+                "from",
+                "`from` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust lists `xfcc` alone",
+            )],
+        );
+        is(
+            &wrong_for(by_dns(rule.clone()), listed(true, false, true)),
+            &[(
+                "web.example",
+                "`dns` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust does not list \
+                 `certificate`",
+            )],
+        );
+        is(&wrong_for(by_spiffe(rule.clone()), listed(true, false, true)), &[]);
+        is(&wrong_for(by_dns(rule), listed(true, true, true)), &[]);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::{
     diagnostic::Diagnostic,
     policy::{
         compile::Compiler,
-        document::{Effect, PolicyDocument, RuleDocument, ToDocument},
+        document::{Effect, FromDocument, PolicyDocument, RuleDocument, ToDocument},
         pattern::{Template, name},
         rule::Route,
     },
@@ -76,11 +76,42 @@ impl Compiler<'_> {
                 self.wrong(&to.at, format!("`{name}` beside `tcp`: a TCP check carries no HTTP"));
             }
         }
+        if let Some(from) = &rule.from {
+            self.check_tcp_peer(from);
+        }
         if let Some(token) = &rule.token {
             self.wrong(&token.at, "`token` in a rule with `tcp`: a TCP check carries no token");
         }
         if rule.upstream.is_some() && rule.effect == Effect::Allow {
             self.wrong(&rule.at, "`upstream` in a rule with `tcp`: a TCP check carries no headers");
+        }
+    }
+
+    /// XFCC is HTTP's: what it alone would tell is never known of a connection, so that an allow rule could
+    /// not hold and a deny rule not match.
+    fn check_tcp_peer(&mut self, from: &FromDocument) {
+        let Some(peer_trust) = &self.documents.peer_trust else { return };
+        let sources = peer_trust.evidence.value;
+        if !sources.principal && !sources.certificate {
+            self.report(
+                Diagnostic::new(
+                    &from.at,
+                    "`from` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust lists `xfcc` alone",
+                )
+                .help("list `principal` or `certificate` in its `evidence` too"),
+            );
+        } else if !sources.certificate && sources.xfcc {
+            for (name, texts) in [("dns", &from.dns), ("thumbprints", &from.thumbprints)] {
+                if let Some(text) = texts.iter().flatten().next() {
+                    let message = format!(
+                        "`{name}` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust does not \
+                         list `certificate`"
+                    );
+                    self.report(Diagnostic::new(&text.at, message).help(
+                        "name the peer by `spiffe`, or list `certificate` in `evidence` too",
+                    ));
+                }
+            }
         }
     }
 }
