@@ -456,7 +456,6 @@ fn the_order_of_mistakes_is_that_of_files_and_lines_with_their_texts() {
 }
 
 #[test]
-#[ignore = "until `compile` resolves names"]
 fn unknown_fields_in_two_files_and_a_dangling_reference_come_out_of_one_run() {
     let issuer = ISSUER.replace("  keys:", "  audience: x\n  keys:");
     let policy = POLICY
