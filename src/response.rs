@@ -93,6 +93,7 @@ pub fn build(answer: &Answer<'_>, label: Label<'_>) -> CheckResponse {
                     .collect(),
                 headers_to_remove: changes.remove.to_vec(),
                 response_headers_to_add: Vec::new(),
+                query_parameters_to_remove: changes.remove_parameters.clone(),
             }),
             dynamic_metadata,
         },

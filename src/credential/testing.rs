@@ -218,6 +218,7 @@ pub(crate) fn evidence<'r>(
             preflight: false,
             grpc: false,
             credentials,
+            query_tokens: Vec::new(),
         }),
         workload: None,
         peer,

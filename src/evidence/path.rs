@@ -115,15 +115,23 @@ pub fn query(attribute: &str) -> Option<&str> {
     attribute.split_once('?').map(|(_, query)| query)
 }
 
-/// Returns whether the query has a parameter `access_token` (RFC 6750 §2.3), its name percent-decoded.
+/// Returns the names of the query's `access_token` parameters (RFC 6750 §2.3), each spelling once, as
+/// they are spelt: percent-decoded they are that name.
 #[must_use]
-pub fn has_access_token(query: &str) -> bool {
+pub fn access_tokens(query: &str) -> Vec<&str> {
     const NAME: &[u8] = b"access_token";
-    query.split('&').any(|parameter| {
-        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name).as_bytes();
-        // An escape takes three bytes: a longer name cannot decode to this one.
-        name == NAME || (name.len() <= 36 && name.contains(&b'%') && decode(name) == NAME)
-    })
+    let mut names: Vec<&str> = query
+        .split('&')
+        .map(|parameter| parameter.split_once('=').map_or(parameter, |(name, _)| name))
+        .filter(|name| {
+            let name = name.as_bytes();
+            // An escape takes three bytes: a longer name cannot decode to this one.
+            name == NAME || (name.len() <= 36 && name.contains(&b'%') && decode(name) == NAME)
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// What a reading leaves as it is; by default nothing.

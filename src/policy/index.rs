@@ -53,7 +53,7 @@ impl PolicySet {
     }
 
     /// Returns the upstream headers that are symbolon's own: those a policy sets and those the process
-    /// keeps, sorted, with `-` for `_`.
+    /// keeps, sorted, with `-` for every mark.
     pub fn owned_headers(&self) -> impl Iterator<Item = &str> {
         self.ownership.names()
     }

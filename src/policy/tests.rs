@@ -4,6 +4,7 @@ mod deciding;
 mod naive;
 mod properties;
 mod routing;
+mod upstream;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -206,6 +207,7 @@ pub(super) fn http<'r>(method: &'r str, host: &'r str, path: &'r str) -> Evidenc
             preflight: false,
             grpc: false,
             credentials: Credentials::Absent,
+            query_tokens: Vec::new(),
         }),
         workload: None,
         peer: None,

@@ -315,8 +315,8 @@ fn case_is_ignored_for_ascii_letters_only() {
 fn headers_of_others_cannot_be_set() {
     for (name, message) in [
         (":path", "`:path` is a pseudo-header and cannot be changed"),
-        ("X-Caller", "a header name is written in lower case and with `-` for `_`"),
-        ("x_caller", "a header name is written in lower case and with `-` for `_`"),
+        ("X-Caller", "a header name is written in lower case, with no mark but `-`"),
+        ("x_caller", "a header name is written in lower case, with no mark but `-`"),
         ("x caller", "`x caller` is not a header name"),
         ("host", "`host` belongs to the proxy and cannot be set"),
         ("connection", "`connection` belongs to the proxy and cannot be set"),

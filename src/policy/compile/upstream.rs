@@ -117,14 +117,14 @@ fn header(text: &str) -> Result<Name, PatternError> {
     if !is_token(text) {
         return Err(PatternError::new(format!("`{}` is not a header name", text.escape_debug())));
     }
-    let canonical = text.to_ascii_lowercase().replace('_', "-");
-    if canonical != text {
+    let name = Name::new(text);
+    if name.as_str() != text {
         return Err(PatternError::new(
-            "a header name is written in lower case and with `-` for `_`",
+            "a header name is written in lower case, with no mark but `-`",
         )
-        .help(format!("write `{canonical}`")));
+        .help(format!("write `{}`", name.as_str())));
     }
-    Ok(Name::new(text))
+    Ok(name)
 }
 
 fn starts_with(text: &str, prefixes: &[&str]) -> bool {
