@@ -30,7 +30,7 @@ use crate::{
         document::{
             BindingName, Documents, Effect, FromDocument, IssuerDocument, KeySource,
             PeerTrustDocument, PolicyDocument, Profile, RuleDocument, Text, ToDocument,
-            TokenDocument, TrustDomainDocument, UpstreamDocument,
+            TokenDocument, TrustDomainDocument, Unnamed, UpstreamDocument,
         },
     },
     reason::Reason,
@@ -79,6 +79,7 @@ pub(super) fn documents(policies: Vec<PolicyDocument>) -> Documents {
         issuers: vec![issuer("corp", &[SELF, "https://other.example"]), issuer("ext", &[SELF])],
         policies,
         broken_issuers: vec![],
+        unnamed: Unnamed::default(),
     }
 }
 
@@ -197,11 +198,7 @@ pub(super) fn http<'r>(method: &'r str, host: &'r str, path: &'r str) -> Evidenc
         attempt: Attempt::Http(HttpRequest {
             method,
             host: Cow::Borrowed(host),
-            path: Path {
-                canonical: Cow::Borrowed(path),
-                forms: PathForms::default(),
-                other_readings: vec![],
-            },
+            path: Path { canonical: Cow::Borrowed(path), forms: PathForms::default(), raw: None },
             headers: Headers::default(),
             upgrade: None,
             preflight: false,
@@ -226,10 +223,11 @@ impl<'r> Evidence<'r> {
         self
     }
 
-    pub(super) fn ambiguous(self, forms: PathForms, readings: &[&str]) -> Self {
+    /// Gives the path these forms, and this reading beside its canonical one.
+    pub(super) fn ambiguous(self, forms: PathForms, reading: Option<&'r str>) -> Self {
         self.with(|request| {
             request.path.forms = forms;
-            request.path.other_readings = readings.iter().map(|r| (*r).to_owned()).collect();
+            request.path.raw = reading;
         })
     }
 

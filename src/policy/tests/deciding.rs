@@ -22,7 +22,7 @@ fn set(rules: Vec<RuleDocument>) -> PolicySet {
     compiled(vec![policy("p", rules)])
 }
 
-fn by<'e>(peer: Proof<Peer<'e>>, token: Proof<BoundToken>) -> Principal<'e> {
+fn by(peer: Proof<Peer<'_>>, token: Proof<BoundToken>) -> Principal<'_> {
     Principal { peer, token, refused_token: None }
 }
 
