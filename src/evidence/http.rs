@@ -6,7 +6,7 @@ use crate::{
     evidence::{
         EvidenceError,
         authorization::Credentials,
-        host,
+        host::{self, HostError},
         path::{self, Path},
     },
     reason::Reason,
@@ -214,6 +214,9 @@ impl<'r> Found<'r> {
             b":method" => agree(value, attributes.method)?,
             b":path" => agree(value, attributes.path)?,
             b":authority" => agree(value, attributes.host)?,
+            // Envoy makes it the authority: another one is for a server behind to choose (RFC 9113 §8.3.1).
+            b"host" => agree(value, attributes.host)
+                .map_err(|_differs| EvidenceError::Host(HostError::Several))?,
             [b':', ..] if name.is_ascii() => {}
             b"authorization" => self.authorization.add(value),
             b"x-forwarded-client-cert" => self.xfcc.add(value),
