@@ -222,7 +222,7 @@ pub(in crate::policy) const OVERRIDES: [&str; 12] = [
 ];
 
 /// Returns the octets of `name` in the one spelling that upstreams fold to: CGI, WSGI and Rack take `_` for
-/// `-`, others (FastCGI by lighttpd, PHP's variables) any other mark, too.
+/// `-`, others (lighttpd for CGI, the variables of PHP) any other mark, too.
 pub(in crate::policy) fn fold(name: &str) -> impl Iterator<Item = u8> {
     name.bytes().map(|b| if is_folded(b) { b'-' } else { b.to_ascii_lowercase() })
 }

@@ -368,6 +368,22 @@ fn a_header_is_set_or_removed_once_and_overrides_alone_are_kept() {
 }
 
 #[test]
+fn what_contradicts_itself_in_upstream_is_refused() {
+    let mut rule = open("r").token(&["corp"], &[]).upstream(&[("x-a", "a")]);
+    let upstream = rule.upstream.as_mut().unwrap();
+    upstream.pass_unverified_token = true;
+    upstream.remove = vec![text("x-original-uri")];
+    upstream.keep = vec![text("x-original-uri")];
+    is(
+        &wrong_rule(rule),
+        &[
+            ("token", "`token` beside `unverifiedToken: pass`: what goes on is verified here"),
+            ("x-original-uri", "the header `x-original-uri` is removed and kept"),
+        ],
+    );
+}
+
+#[test]
 fn upstream_has_no_meaning_in_a_deny_rule() {
     let rule = deny("r").upstream(&[("x-a", "a")]);
     is(&wrong_rule(rule), &[("r", "`upstream` has no meaning in a deny rule")]);

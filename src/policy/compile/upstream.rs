@@ -39,6 +39,15 @@ impl Compiler<'_> {
             }
             set.extend(parsed.zip(value));
         }
+        if let (true, Some(token)) = (document.pass_unverified_token, &rule.token) {
+            self.wrong(
+                &token.at,
+                "`token` beside `unverifiedToken: pass`: what goes on is verified here",
+            );
+        }
+        for name in document.keep.iter().filter(|name| seen.contains(&*name.value)) {
+            self.wrong(&name.at, format!("the header `{}` is removed and kept", name.value));
+        }
         let remove =
             document.remove.iter().filter_map(|name| self.parse(name, header_to_remove)).collect();
         Upstream {

@@ -294,6 +294,27 @@ fn a_foreign_document_beside_ours_is_refused() {
 }
 
 #[test]
+fn a_document_of_ours_inside_another_is_refused() {
+    let indented = |by: &str| ISSUER.replace('\n', &format!("\n{by}"));
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}", indented("  "));
+    one(
+        &[("a.yaml", list.trim_end())],
+        ("a.yaml", 4, 3, "items[0].apiVersion", "a symbolon document inside another is not read"),
+    );
+    let list = format!("- {}", indented("  "));
+    one(
+        &[("a.yaml", list.trim_end())],
+        ("a.yaml", 1, 3, "[0].apiVersion", "a symbolon document inside another is not read"),
+    );
+    let quoted = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata:\n  a.yaml: |\n    {}",
+        indented("    ")
+    );
+    let loaded = load(&tree(&[("a.yaml", ISSUER), ("map.yaml", quoted.trim_end())]), &[]).unwrap();
+    assert_eq!(loaded.skipped.len(), 1);
+}
+
+#[test]
 fn aliases_cannot_hide_a_document_of_ours() {
     let text = "x: {v: &v symbolon/v1}\napiVersion: *v\nkind: Kustomization\n";
     let found = mistakes(&[("a.yaml", ISSUER), ("b.yaml", text)]);
@@ -498,7 +519,9 @@ fn what_is_broken_does_not_make_what_names_it_dangle() {
     let domain = "apiVersion: symbolon/v1\nkind: TrustDomain\nmetadata: {name: prod.example}\n";
     let policy =
         POLICY.replace("token:", "from: {spiffe: [\"spiffe://prod.example/a\"]}\n    token:");
-    let files = [("a", ISSUER), ("b", trust), ("c", domain), ("d", policy.as_str())];
+    // Beside this one, a trust domain that is not declared dangles.
+    let other = domain.replace("prod.example", "other.example");
+    let files = [("a", ISSUER), ("b", trust), ("c", domain), ("d", policy.as_str()), ("e", &other)];
     let whole = files.map(|(name, text)| (format!("{name}.yaml"), text.to_owned()));
     for (index, from, to, line) in [
         (0, "audiences", "audience", 4),
@@ -511,6 +534,19 @@ fn what_is_broken_does_not_make_what_names_it_dangle() {
         (2, "{name: prod.example", "{name: prod.example", 0),
         (2, "{name: prod.example}", "{name: prod.example", 3),
         (2, "{name: prod.example}", "!x {name: prod.example}", 3),
+        (0, "symbolon/v1", "symbolon/v2", 1),
+        (0, "kind: Issuer", "kind: Isuer", 2),
+        (0, "kind: Issuer\n", "", 1),
+        (0, "{name: corp}", "{name: \"co rp\"}", 3),
+        (0, "metadata: {name: corp}\n", "", 1),
+        (1, "symbolon/v1", "symbolon/v2", 1),
+        (1, "kind: PeerTrust", "kind: PeerTrusts", 2),
+        (1, "kind: PeerTrust\n", "", 1),
+        (1, "apiVersion: symbolon/v1\n", "apiVersion: symbolon/v1\nspec: {evidence: [xfcc]}\n", 5),
+        (1, "{name: mesh}", "{name: \"me sh\"}", 3),
+        (2, "symbolon/v1", "symbolon/v2", 1),
+        (2, "{name: prod.example", "{name: Prod.example", 3),
+        (2, "{name: prod.example}", "{nam: prod.example}", 3),
     ] {
         let mut files = whole.clone();
         files[index].1 = files[index].1.replacen(from, to, 1);
