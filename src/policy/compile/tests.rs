@@ -293,6 +293,17 @@ fn tcp_rules_name_the_peer_by_what_a_tcp_check_carries() {
 }
 
 #[test]
+fn a_path_that_its_policy_does_not_read_is_refused_in_allow_rules() {
+    let message = "such a path is ambiguous and denied, so that this one never matches";
+    let paths = ["/a%2Fb/{x}", "/a/{**}", "/a!"];
+    is(&wrong_rule(open("r").paths(&paths)), &[("/a%2Fb/{x}", message), ("/a!", message)]);
+    is(&wrong_rule(deny("r").paths(&paths)), &[]);
+    let mut opted = policy("p", vec![open("r").paths(&paths)]);
+    opted.path_forms = texts(&["encoded-delimiters", "non-ascii"]).unwrap();
+    is(&wrong_policy(opted), &[]);
+}
+
+#[test]
 fn path_forms_have_names() {
     let mut policy = policy("p", vec![open("r")]);
     policy.path_forms = vec![text("dot-segment"), text("x")];

@@ -2,6 +2,7 @@
 
 use crate::{
     diagnostic::Diagnostic,
+    evidence::path::{Path, PathForms},
     policy::{
         compile::Compiler,
         document::{Effect, FromDocument, PolicyDocument, RuleDocument, ToDocument},
@@ -31,6 +32,9 @@ impl Compiler<'_> {
         if policy.case_insensitive {
             self.check_case(to);
         }
+        if rule.effect == Effect::Allow {
+            self.check_forms(policy, to);
+        }
         let tcp = to.tcp.as_ref().map(|ports| {
             self.unique_values(ports);
             for port in ports.iter().filter(|port| port.value == 0) {
@@ -40,6 +44,32 @@ impl Compiler<'_> {
         });
         let upgrades = self.list(to.upgrades.as_deref(), name::upgrade);
         (Route { methods, paths, tcp }, upgrades.map(Into::into), to.preflight)
+    }
+
+    /// A path that policies read only where they opt in never matches where this one does not. In a deny
+    /// rule it may: such a path matches every one.
+    fn check_forms(&mut self, policy: &PolicyDocument, to: &ToDocument) {
+        let opted = |form: &str| policy.path_forms.iter().any(|opted| opted.value == form);
+        for text in to.paths.iter().flatten() {
+            if Template::parse(&text.value).is_err() {
+                continue;
+            }
+            // Placeholders have no forms.
+            let forms = Path::read(&text.value, "GET").forms;
+            for (name, form) in PathForms::NAMED {
+                if forms.intersects(form) && !opted(name) {
+                    self.report(
+                        Diagnostic::new(
+                            &text.at,
+                            "such a path is ambiguous and denied, so that this one never matches",
+                        )
+                        .help(format!(
+                            "say `pathForms: [{name}]` in the policy's `spec` to read it"
+                        )),
+                    );
+                }
+            }
+        }
     }
 
     /// Which letters beyond ASCII are the same but for case differs among servers.

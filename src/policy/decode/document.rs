@@ -71,7 +71,10 @@ fn owner_of_outermost(root: &Node) -> Owner {
     let Value::Map(entries) = &root.value else {
         return if root.value == Value::Null { Owner::Nobody } else { Owner::Other };
     };
-    let Some(version) = root.entry("apiVersion") else {
+    // Given twice, the one that is ours counts: another parser may take either, and being ours reports it.
+    let versions = || entries.iter().filter(|entry| entry.key.value == "apiVersion");
+    let ours = versions().find(|entry| entry.node.as_text().is_some_and(is_our_group));
+    let Some(version) = ours.or_else(|| versions().next()) else {
         let misnamed = entries.iter().find(|entry| {
             entry.key.value.eq_ignore_ascii_case("apiVersion")
                 || entry.node.as_text().is_some_and(|text| text.eq_ignore_ascii_case(API_VERSION))

@@ -315,6 +315,13 @@ fn a_document_of_ours_inside_another_is_refused() {
 }
 
 #[test]
+fn a_second_api_version_cannot_hide_a_document_of_ours() {
+    let twice = format!("apiVersion: v1\n{ISSUER}");
+    let message = "`apiVersion` is given twice";
+    one(&[("a.yaml", &twice)], ("a.yaml", 2, 1, "apiVersion", message));
+}
+
+#[test]
 fn aliases_cannot_hide_a_document_of_ours() {
     let text = "x: {v: &v symbolon/v1}\napiVersion: *v\nkind: Kustomization\n";
     let found = mistakes(&[("a.yaml", ISSUER), ("b.yaml", text)]);
