@@ -101,7 +101,7 @@ pub fn build(answer: &Answer<'_>, label: Label<'_>, prefix: usize) -> CheckRespo
     match answer {
         Answer::Allow(_permit, changes) => {
             message.status(CODE_OK);
-            message.ok(&changes.set, &changes.remove);
+            message.ok(&changes.set, &changes.remove, &changes.remove_parameters);
         }
         Answer::Deny(refusal) => {
             message.status(code(refusal.reason.outcome()));

@@ -208,16 +208,13 @@ pub(crate) fn evidence<'r>(
         attempt: Attempt::Http(HttpRequest {
             method: "GET",
             host: "payments.example".into(),
-            path: Path {
-                canonical: "/".into(),
-                forms: PathForms::default(),
-                other_readings: Vec::new(),
-            },
+            path: Path { canonical: "/".into(), forms: PathForms::default(), raw: None },
             headers: Headers::default(),
             upgrade: None,
             preflight: false,
             grpc: false,
             credentials,
+            query_tokens: Vec::new(),
         }),
         workload: None,
         peer,

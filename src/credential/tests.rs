@@ -218,7 +218,13 @@ fn the_bond_is_looked_at_on_every_check_though_the_claims_are_cached() {
     let cnf = json!({"x5t#S256": ours.to_base64url()});
     let token = world.signer.sign(&claims_with("cnf", Some(cnf)));
     let check = |thumbprint| {
-        let peer = PeerEvidence { spiffe: None, dns: Vec::new(), thumbprint, certificate: None };
+        let peer = PeerEvidence {
+            spiffe: None,
+            spiffe_untold: false,
+            dns: Vec::new(),
+            thumbprint,
+            certificate: None,
+        };
         let evidence = evidence(bearer(&token), Some(peer));
         match verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Refetched::No) {
             Verified::Settled(principal) => match principal.token {
@@ -246,6 +252,7 @@ fn a_possessed_certificate_proves_the_bond_though_its_identity_is_not_believed()
     let token = world.signer.sign(&claims_with("cnf", Some(cnf)));
     let peer = PeerEvidence {
         spiffe: Some(SpiffeId::parse("spiffe://test.example/web").unwrap()),
+        spiffe_untold: false,
         dns: Vec::new(),
         thumbprint: Some(ours),
         certificate: None,
@@ -352,6 +359,7 @@ fn an_expired_certificate_proves_neither_peer_nor_bond() {
     let token = world.signer.sign(&claims);
     let peer = PeerEvidence {
         spiffe: None,
+        spiffe_untold: false,
         dns: Vec::new(),
         thumbprint: Some(certificate.thumbprint()),
         certificate: Some(certificate),

@@ -6,7 +6,7 @@ use crate::{
     evidence::{
         EvidenceError,
         authorization::Credentials,
-        host,
+        host::{self, HostError},
         path::{self, Path},
     },
     reason::Reason,
@@ -32,6 +32,8 @@ pub struct HttpRequest<'r> {
     pub grpc: bool,
     /// The credentials presented.
     pub credentials: Credentials<'r>,
+    /// The names of the query's parameters that hold a token, as they are spelt; seldom any.
+    pub query_tokens: Vec<&'r str>,
 }
 
 /// Envoy lets 100 headers through unless it is told otherwise; twice that is read.
@@ -73,7 +75,7 @@ impl<'r> HttpRequest<'r> {
             Single::One(value) => Credentials::read(value),
             Single::Several => Credentials::Unusable(Reason::CredentialsAmbiguous),
         };
-        let token_in_query = path::query(path_attribute).is_some_and(path::has_access_token);
+        let query_tokens = path::query(path_attribute).map(path::access_tokens).unwrap_or_default();
         let request = Self {
             method,
             host: host::read(host_attribute).map_err(EvidenceError::Host)?,
@@ -82,11 +84,12 @@ impl<'r> HttpRequest<'r> {
             upgrade: found.upgrade()?,
             preflight: method == "OPTIONS" && found.is_preflight()?,
             grpc: found.is_grpc(),
-            credentials: if token_in_query {
-                credentials.beside_query_token()
-            } else {
+            credentials: if query_tokens.is_empty() {
                 credentials
+            } else {
+                credentials.beside_query_token()
             },
+            query_tokens,
         };
         Ok((request, found.xfcc))
     }
@@ -211,6 +214,9 @@ impl<'r> Found<'r> {
             b":method" => agree(value, attributes.method)?,
             b":path" => agree(value, attributes.path)?,
             b":authority" => agree(value, attributes.host)?,
+            // Envoy makes it the authority: another one is for a server behind to choose (RFC 9113 §8.3.1).
+            b"host" => agree(value, attributes.host)
+                .map_err(|_differs| EvidenceError::Host(HostError::Several))?,
             [b':', ..] if name.is_ascii() => {}
             b"authorization" => self.authorization.add(value),
             b"x-forwarded-client-cert" => self.xfcc.add(value),

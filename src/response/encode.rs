@@ -38,9 +38,14 @@ impl Message {
     }
 
     /// `CheckResponse.ok_response`.
-    pub(super) fn ok(&mut self, set: &[(Bytes, Bytes)], remove: &[Bytes]) {
+    pub(super) fn ok(
+        &mut self,
+        set: &[(Bytes, Bytes)],
+        remove: &[Bytes],
+        remove_parameters: &[Bytes],
+    ) {
         let set = set.iter().map(|(name, value)| Header { name, value });
-        let removed = remove.iter().map(|name| field(name.len()));
+        let removed = remove.iter().chain(remove_parameters).map(|name| field(name.len()));
         let length = set.clone().map(header_field).chain(removed).fold(0, usize::saturating_add);
         self.open(CHECK_OK, length);
         for header in set {
@@ -48,6 +53,9 @@ impl Message {
         }
         for name in remove {
             self.text(OK_HEADERS_TO_REMOVE, name);
+        }
+        for name in remove_parameters {
+            self.text(OK_PARAMETERS_TO_REMOVE, name);
         }
     }
 
@@ -193,6 +201,7 @@ const DENIED_BODY: u8 = 3;
 const HTTP_STATUS_CODE: u8 = 1;
 const OK_HEADERS: u8 = 2;
 const OK_HEADERS_TO_REMOVE: u8 = 5;
+const OK_PARAMETERS_TO_REMOVE: u8 = 8;
 const OPTION_HEADER: u8 = 1;
 const OPTION_APPEND_ACTION: u8 = 3;
 const HEADER_KEY: u8 = 1;
@@ -219,6 +228,7 @@ mod tests {
         fn an_allow_reads_back_as_envoys_own_message(
             set in prop::collection::vec(("[a-z-]{1,200}", "[ -~]{0,20000}"), 0..6),
             remove in prop::collection::vec("[a-z_-]{1,300}", 0..40),
+            parameters in prop::collection::vec("[ -~]{1,300}", 0..4),
             text in proptest::option::of("\\PC{0,400}"),
             number in proptest::option::of(0_u32..),
         ) {
@@ -227,7 +237,8 @@ mod tests {
             let set_bytes: Vec<_> = set.iter().map(|(n, v)| (bytes(n), bytes(v))).collect();
             let remove_bytes: Vec<_> = remove.iter().map(bytes).collect();
             message.status(0);
-            message.ok(&set_bytes, &remove_bytes);
+            let parameter_bytes: Vec<_> = parameters.iter().map(bytes).collect();
+            message.ok(&set_bytes, &remove_bytes, &parameter_bytes);
             message.metadata(&[("text", text.as_deref())], number.map(|n| ("number", f64::from(n))));
             let response = CheckResponse::decode(message.into_bytes()).unwrap();
             assert_eq!(response.status.unwrap().code, 0);
@@ -241,6 +252,7 @@ mod tests {
             }).collect();
             assert_eq!(read, set);
             assert_eq!(ok.headers_to_remove, remove);
+            assert_eq!(ok.query_parameters_to_remove, parameters);
             let fields = response.dynamic_metadata.unwrap().fields;
             assert_eq!(fields.get("text").and_then(|v| v.kind.clone()), text.map(Kind::StringValue));
             let number = number.map(|n| Kind::NumberValue(f64::from(n)));

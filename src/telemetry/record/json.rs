@@ -98,7 +98,7 @@ fn string(line: &mut Vec<u8>, text: &str) {
 }
 
 const fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
+    matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~')
 }
 
 fn escaped(line: &mut Vec<u8>, unit: u16) {
