@@ -23,7 +23,6 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::poll_immediate};
 use http::{Request, Response};
 use http_body::Body;
-use prost::Message;
 
 use crate::{
     clock::{SharedClock, UnixTime},
@@ -195,7 +194,7 @@ impl Check<'_> {
         let now = self.context.clock.now();
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
-        let Ok(request) = CheckRequest::decode(message) else {
+        let Ok(request) = CheckRequest::decode(&message) else {
             return Step::Done(refuse(Reason::MalformedCheck));
         };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());

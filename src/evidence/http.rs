@@ -56,13 +56,15 @@ impl<'r> HttpRequest<'r> {
     /// # Errors
     /// What is over a limit, not readable in one way or no HTTP; an ambiguous path and bad credentials are
     /// no errors.
-    pub(super) fn read(http: &'r wire::HttpRequest) -> Result<(Self, Single<'r>), EvidenceError> {
+    pub(super) fn read(
+        http: &'r wire::HttpRequest<'r>,
+    ) -> Result<(Self, Single<'r>), EvidenceError> {
         if http.path.len() > path::MAX_BYTES {
             return Err(EvidenceError::PathTooLong);
         }
-        let method = text(&http.method)?;
-        let path_attribute = text(&http.path)?;
-        let host_attribute = text(&http.host)?;
+        let method = text(http.method)?;
+        let path_attribute = text(http.path)?;
+        let host_attribute = text(http.host)?;
         let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len())
             && method.bytes().all(is_token_character);
         if !is_method {
@@ -99,17 +101,17 @@ impl<'r> HttpRequest<'r> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'r> {
     /// `headers`, values being UTF-8; empty where `raw` is not.
-    map: &'r [wire::Entry],
+    map: &'r [wire::Entry<'r>],
     /// `header_map`.
-    raw: &'r [wire::HeaderValue],
+    raw: &'r [wire::HeaderValue<'r>],
 }
 
 impl<'r> Headers<'r> {
     /// Returns every header: its name in lower case and its value. A value is any bytes; a name may come
     /// more than once where Envoy sends raw headers, and is joined with commas where it does not.
     pub fn iter(&self) -> impl Iterator<Item = (&'r str, &'r [u8])> + use<'r> {
-        let map = self.map.iter().map(|entry| (&*entry.key, &*entry.value));
-        let raw = self.raw.iter().map(|header| (&*header.key, raw_value(header)));
+        let map = self.map.iter().map(|entry| (entry.key, entry.value));
+        let raw = self.raw.iter().map(|header| (header.key, raw_value(header)));
         map.chain(raw).filter(|(name, _)| !name.starts_with(b":")).map(|(name, value)| {
             // Names were found to be ASCII when the headers were read.
             (str::from_utf8(name).unwrap_or_default(), value)
@@ -118,11 +120,10 @@ impl<'r> Headers<'r> {
 
     /// Looks at every header once: limits, names, pseudo-headers, and the values that decide.
     fn read(
-        http: &'r wire::HttpRequest,
+        http: &'r wire::HttpRequest<'r>,
         attributes: &Attributes<'_>,
     ) -> Result<(Self, Found<'r>), EvidenceError> {
-        let raw = http.header_map.as_ref().map_or(&[][..], |map| &map.headers);
-        let headers = Self { map: &http.headers, raw };
+        let headers = Self { map: &http.headers, raw: &http.raw_headers };
         if !headers.map.is_empty() && !headers.raw.is_empty() {
             return Err(EvidenceError::BothHeaderEncodings);
         }
@@ -132,18 +133,18 @@ impl<'r> Headers<'r> {
         let mut found = Found::default();
         let mut total = 0_usize;
         for entry in headers.map {
-            bound(&entry.key, &entry.value, &mut total)?;
-            text(&entry.value)?;
-            found.take(&entry.key, &entry.value, attributes)?;
+            bound(entry.key, entry.value, &mut total)?;
+            text(entry.value)?;
+            found.take(entry.key, entry.value, attributes)?;
         }
         for header in headers.raw {
             if !header.value.is_empty() && !header.raw_value.is_empty() {
                 return Err(EvidenceError::BothHeaderEncodings);
             }
             let value = raw_value(header);
-            bound(&header.key, value, &mut total)?;
-            text(&header.value)?;
-            found.take(&header.key, value, attributes)?;
+            bound(header.key, value, &mut total)?;
+            text(header.value)?;
+            found.take(header.key, value, attributes)?;
         }
         Ok((headers, found))
     }
@@ -274,8 +275,8 @@ pub(super) fn text(field: &[u8]) -> Result<&str, EvidenceError> {
     str::from_utf8(field).map_err(|_error| EvidenceError::NotUtf8)
 }
 
-fn raw_value(header: &wire::HeaderValue) -> &[u8] {
-    if header.raw_value.is_empty() { &header.value } else { &header.raw_value }
+const fn raw_value<'r>(header: &wire::HeaderValue<'r>) -> &'r [u8] {
+    if header.raw_value.is_empty() { header.value } else { header.raw_value }
 }
 
 const fn bound(name: &[u8], value: &[u8], total: &mut usize) -> Result<(), EvidenceError> {
