@@ -165,7 +165,7 @@ fn watch(
             issuer: issuer.name.to_string(),
             keys: issuer.keys,
             age: issuer.age,
-            failures: u64::from(issuer.last_error.is_some()),
+            failures: issuer.failures,
         };
         issuers.status().into_iter().map(sample).collect()
     }));

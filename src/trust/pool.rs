@@ -47,6 +47,8 @@ pub struct IssuerStatus {
     pub age: Option<Duration>,
     /// Why the last refresh failed, if it did.
     pub last_error: Option<String>,
+    /// Fetches that failed since the issuer was declared as it is.
+    pub failures: u64,
 }
 
 impl IssuerPool {
@@ -112,6 +114,7 @@ impl IssuerPool {
                     skipped: keys.map(|set| set.skipped().to_vec()).unwrap_or_default(),
                     age: issuer.key_age(now),
                     last_error: issuer.last_error(),
+                    failures: issuer.failures(),
                 }
             })
             .collect()
