@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
     /// The config file (YAML): listeners, TLS, limits, logs. Policies are not in it. Without it, the one
-    /// that the variable SYMBOLON_CONFIG names.
+    /// that the variable `SYMBOLON_CONFIG` names.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -172,6 +172,22 @@ async fn an_issuer_without_keys_denies_with_its_own_reason_and_says_why_in_the_s
 }
 
 #[tokio::test]
+async fn keys_that_are_too_old_do_not_count_as_usable() {
+    let (site, signer) = (Site::default(), Signer::es256("k1"));
+    site.put("/keys", jwks(&[&signer]));
+    let uri = format!("http://{}/keys", site.serve().await);
+    let clock = Arc::new(ManualClock::at(NOW.as_secs()));
+    let shared: SharedClock = Arc::<ManualClock>::clone(&clock);
+    let pool = IssuerPool::new(&OutboundSettings::default(), shared, Handle::current()).unwrap();
+    let issuer = pool.reconcile(&[at_uri(&uri)]).unwrap().remove(0);
+    assert_eq!(check(&issuer, &token_of(&signer, &issuer)).await, Ok(()));
+    assert_eq!(pool.status()[0].keys, 1);
+    let age = issuer.document.max_key_age.saturating_add(Duration::from_secs(1));
+    clock.advance(age);
+    assert_eq!((pool.status()[0].keys, pool.status()[0].age), (0, Some(age)));
+}
+
+#[tokio::test]
 async fn keys_are_discovered_in_the_issuers_metadata() {
     let (site, signer) = (Site::default(), Signer::es256("k1"));
     let base = format!("http://{}", site.serve().await);
