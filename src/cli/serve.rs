@@ -34,7 +34,8 @@ pub struct Arguments {
     /// The policy directory; it is watched, and what lies in it last is live.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
-    /// The config file (YAML): listeners, TLS, limits, logs. Policies are not in it.
+    /// The config file (YAML): listeners, TLS, limits, logs. Policies are not in it. Without it, the one
+    /// that the variable `SYMBOLON_CONFIG` names.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -12,12 +12,13 @@ use crate::{
     diagnostic::{At, Diagnostic, Diagnostics},
     policy::{
         decode::{Decoded, Decoder, text},
+        pattern::SpiffePattern,
         yaml::{self, Node, Value},
     },
 };
 
-/// Variables of the command line, which are no settings.
-const OTHER_VARIABLES: [&str; 1] = ["SYMBOLON_CONFIG"];
+/// Names the config file where the command line does not.
+const CONFIG_VARIABLE: &str = "SYMBOLON_CONFIG";
 
 /// A Unix socket's path has this many bytes at most (`sun_path` less the closing zero).
 const MAX_SOCKET_PATH: usize = 107;
@@ -70,14 +71,17 @@ impl Settings {
         Err(Diagnostics { all, sources, root: PathBuf::new() })
     }
 
-    /// Reads the settings with the environment of the process.
+    /// Reads the settings with the environment of the process; without `file` from the one that
+    /// `SYMBOLON_CONFIG` names, if it names any.
     ///
     /// # Errors
     /// As [`Self::load`]. A variable that is not UTF-8 is taken with replacement characters, which no
     /// setting takes.
     pub fn from_process(file: Option<&Path>) -> Result<Self, Diagnostics> {
+        let named = std::env::vars_os().find(|(name, _)| name == CONFIG_VARIABLE);
+        let named = named.map(|(_, path)| PathBuf::from(path));
         Self::load(
-            file,
+            file.or(named.as_deref()),
             std::env::vars_os().map(|(name, value)| {
                 (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
             }),
@@ -153,7 +157,7 @@ impl Loading {
             let before = self.decoder.diagnostics.len();
             if let Some(setting) = names.get(&name) {
                 self.set(setting, &node_of(setting.kind, &value, &at));
-            } else if !OTHER_VARIABLES.contains(&name.as_str()) && !is_service_link(&name, &value) {
+            } else if name != CONFIG_VARIABLE && !is_service_link(&name, &value) {
                 let known: Vec<&str> = names.keys().map(String::as_str).collect();
                 let mistake = Diagnostic::new(&at, "no setting has this name");
                 self.decoder.report(match text::nearest(&name, &known) {
@@ -305,9 +309,8 @@ fn shaped(decoder: &mut Decoder, shape: Shape, node: &Node) -> Decoded<String> {
             http::HeaderName::from_lowercase(text.as_bytes()).is_ok(),
             "the name of a header, in lower case",
         ),
-        // The pattern itself is parsed where it is matched.
         Shape::Spiffe => (
-            text.starts_with("spiffe://"),
+            SpiffePattern::parse(&text).is_ok(),
             "a SPIFFE pattern such as `spiffe://prod.example/ns/*/sa/gateway`",
         ),
     };

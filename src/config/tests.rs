@@ -304,6 +304,13 @@ fn who_may_ask_over_a_network_is_written_out() {
 }
 
 #[test]
+fn a_caller_pattern_that_is_none_is_reported_where_it_stands() {
+    let file = "grpc:\n  tls: {certFile: /c, keyFile: /k, clientCaFile: /a, allowedCallers: ['spiffe://*/b']}\n";
+    let found = mistakes(file, &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
 fn service_links_of_kubernetes_are_no_settings() {
     let environment = [
         ("SYMBOLON_SERVICE_HOST", "10.0.0.1"),
