@@ -12,10 +12,7 @@ pub mod wire;
 use std::{
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -74,8 +71,6 @@ pub struct Context {
     pub max_message_bytes: usize,
     /// The path whose check panics on purpose, for a drill that shows a panic to be a denial.
     pub panic_path: Option<String>,
-    /// Checks being answered.
-    pub in_flight: AtomicUsize,
 }
 
 impl AuthorizationService {
@@ -99,20 +94,18 @@ impl AuthorizationService {
     {
         // What a future holds is copied when its task is made: so inside, all is borrowed.
         async move {
-            let arrived = Instant::now();
             let context = &*self.0;
-            let _in_flight = InFlight::enter(&context.in_flight);
-            let check =
-                Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
-            if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
-                return unary::respond(check.refuse(Reason::Overloaded).into_bytes());
-            }
-            let limit = context.bounds.timeout_under(deadline);
-            let answered = pin!(AssertUnwindSafe(check.answer(&mut body)).catch_unwind());
-            let response = match within(limit, answered).await {
-                Some(Ok(response)) => response,
-                Some(Err(_panic)) => check.refuse_after_panic(),
-                None => check.refuse(Reason::DeadlineExceeded),
+            let _in_flight = context.metrics.check_started();
+            let check = Check {
+                context,
+                id: DecisionId::next(),
+                arrived: Instant::now(),
+                caller: caller.as_deref(),
+            };
+            let answered = pin!(AssertUnwindSafe(check.within(deadline, &mut body)).catch_unwind());
+            let response = match answered.await {
+                Ok(response) => response,
+                Err(_panic) => check.refuse_after_panic(),
             };
             unary::respond(response.into_bytes())
         }
@@ -162,6 +155,22 @@ struct Facts<'a> {
 }
 
 impl Check<'_> {
+    /// Answers the check in time, and not at all if too many are in flight.
+    async fn within<B>(&self, deadline: Option<Duration>, body: &mut B) -> CheckResponse
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let bounds = &self.context.bounds;
+        if self.context.metrics.checks_in_flight() > bounds.max_concurrent {
+            return self.refuse(Reason::Overloaded);
+        }
+        let answer = pin!(self.answer(body));
+        match within(bounds.timeout_under(deadline), answer).await {
+            Some(response) => response,
+            None => self.refuse(Reason::DeadlineExceeded),
+        }
+    }
+
     async fn answer<B>(&self, body: &mut B) -> CheckResponse
     where
         B: Body<Data = Bytes> + Unpin,
@@ -176,11 +185,11 @@ impl Check<'_> {
             return self.refuse(Reason::NoPolicyLoaded);
         };
         // All but waiting is synchronous, so that this future holds no more than the message.
-        match self.decide(message.clone(), snapshot, Refetched::No) {
+        match self.decide(&message, snapshot, Refetched::No) {
             Step::Done(response) => response,
             Step::Refetch(refetch) => {
                 refetch.0.await;
-                match self.decide(message, snapshot, Refetched::Yes) {
+                match self.decide(&message, snapshot, Refetched::Yes) {
                     Step::Done(response) => response,
                     // It is asked for once; were it asked for again, nothing would be proven.
                     Step::Refetch(_) => self.refuse(Reason::TokenKeyUnknown),
@@ -190,11 +199,11 @@ impl Check<'_> {
     }
 
     /// Runs the pipeline as far as it comes without waiting.
-    fn decide(&self, message: Bytes, snapshot: &Snapshot, refetched: Refetched) -> Step {
+    fn decide(&self, message: &[u8], snapshot: &Snapshot, refetched: Refetched) -> Step {
         let now = self.context.clock.now();
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
-        let Ok(request) = CheckRequest::decode(&message) else {
+        let Ok(request) = CheckRequest::decode(message) else {
             return Step::Done(refuse(Reason::MalformedCheck));
         };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
@@ -348,22 +357,6 @@ impl From<UnaryError> for Reason {
             UnaryError::TooLarge => Self::CheckTooLarge,
             UnaryError::Framing | UnaryError::Stream => Self::MalformedCheck,
         }
-    }
-}
-
-/// Counts a check while it lives.
-struct InFlight<'c>(&'c AtomicUsize);
-
-impl<'c> InFlight<'c> {
-    fn enter(count: &'c AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

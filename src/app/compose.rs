@@ -1,10 +1,6 @@
 //! Puts the pieces of the server together.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -71,7 +67,6 @@ pub fn compose(
         bounds: settings.check.clone(),
         max_message_bytes: settings.grpc.max_message_bytes,
         panic_path: None,
-        in_flight: AtomicUsize::new(0),
     }));
     let state = State { reloading: Arc::clone(&reloading), issuers, clock: Arc::clone(&clock) };
     let explained = state.clone();

@@ -118,6 +118,12 @@ impl<'r> Headers<'r> {
         })
     }
 
+    /// Returns the name of every header, in lower case.
+    pub fn names(&self) -> impl Iterator<Item = &'r [u8]> + use<'r> {
+        let map = self.map.iter().map(|entry| entry.key);
+        map.chain(self.raw.iter().map(|header| header.key)).filter(|name| !name.starts_with(b":"))
+    }
+
     /// Looks at every header once: limits, names, pseudo-headers, and the values that decide.
     fn read(
         http: &'r wire::HttpRequest<'r>,
@@ -134,7 +140,7 @@ impl<'r> Headers<'r> {
         let mut total = 0_usize;
         for entry in headers.map {
             bound(entry.key, entry.value, &mut total)?;
-            text(entry.value)?;
+            utf8(entry.value)?;
             found.take(entry.key, entry.value, attributes)?;
         }
         for header in headers.raw {
@@ -143,7 +149,7 @@ impl<'r> Headers<'r> {
             }
             let value = raw_value(header);
             bound(header.key, value, &mut total)?;
-            text(header.value)?;
+            utf8(header.value)?;
             found.take(header.key, value, attributes)?;
         }
         Ok((headers, found))
@@ -226,9 +232,8 @@ impl<'r> Found<'r> {
             b"access-control-request-method" => self.preflight_method.add(value),
             b"content-type" => self.content_type.add(value),
             _ => {
-                let is_name = !name.is_empty()
-                    && name.iter().all(|b| is_token_character(*b) && !b.is_ascii_uppercase());
-                if !is_name {
+                let is_name = |b: &u8| NAME_CHARACTERS.get(usize::from(*b)) == Some(&true);
+                if name.is_empty() || !name.iter().all(is_name) {
                     return Err(EvidenceError::HeaderName);
                 }
             }
@@ -275,6 +280,12 @@ pub(super) fn text(field: &[u8]) -> Result<&str, EvidenceError> {
     str::from_utf8(field).map_err(|_error| EvidenceError::NotUtf8)
 }
 
+/// Checks a field that is a `string` in Envoy's message and is not read as one.
+fn utf8(field: &[u8]) -> Result<(), EvidenceError> {
+    // Nearly all are ASCII, and short: the general check costs more to begin than this to end.
+    if field.is_ascii() { Ok(()) } else { text(field).map(drop) }
+}
+
 const fn raw_value<'r>(header: &wire::HeaderValue<'r>) -> &'r [u8] {
     if header.raw_value.is_empty() { header.value } else { header.raw_value }
 }
@@ -313,6 +324,26 @@ const fn is_token_character(byte: u8) -> bool {
                 | b'~'
         )
 }
+
+/// What a header's name consists of: [`is_token_character`] without capitals.
+const NAME_CHARACTERS: [bool; 256] = {
+    let mut characters = [false; 256];
+    let mut byte = 0_u8;
+    loop {
+        #[expect(
+            clippy::indexing_slicing,
+            clippy::as_conversions,
+            reason = "in a constant, where a mistake does not compile"
+        )]
+        {
+            characters[byte as usize] = is_token_character(byte) && !byte.is_ascii_uppercase();
+        }
+        match byte.checked_add(1) {
+            Some(next) => byte = next,
+            None => break characters,
+        }
+    }
+};
 
 /// A pseudo-header says what its attribute says. Raw headers keep bytes that are not UTF-8, for which the
 /// attribute has a `!` each.
