@@ -70,7 +70,6 @@ pub fn compose(
         records: Arc::clone(&records),
         bounds: settings.check.clone(),
         max_message_bytes: settings.grpc.max_message_bytes,
-        panic_path: None,
         in_flight: AtomicUsize::new(0),
     }));
     let state = State { reloading: Arc::clone(&reloading), issuers, clock: Arc::clone(&clock) };
