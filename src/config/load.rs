@@ -1,8 +1,6 @@
 //! Reads the config file and the environment: all mistakes at once.
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Endpoint, LogFormat, Overflow, RecordSink, Settings, check,
