@@ -199,7 +199,7 @@ reasons! {
     /// The token's issuer is declared and the rule does not name it.
     TokenIssuerNotAllowed = "token_issuer_not_allowed", Token, InvalidToken;
 
-    /// The rule asks for a sender-constrained token and this one is not bound.
+    /// The rule asks for a sender-constrained token and this one is not bound, or not as the rule lists.
     TokenUnbound = "token_unbound", Binding, InvalidToken;
     /// The token's `cnf` is not an object or a member of it has the wrong form.
     ConfirmationMalformed = "confirmation_malformed", Binding, InvalidToken;
@@ -215,8 +215,6 @@ reasons! {
     DpopNotSupported = "dpop_not_supported", Binding, InvalidToken;
     /// The token came with another authentication scheme than the one its binding needs.
     SchemeMismatch = "scheme_mismatch", Binding, InvalidToken;
-    /// The token is bound in another way than the rule lists.
-    BindingNotAllowed = "binding_not_allowed", Binding, InvalidToken;
 
     /// The token lacks a scope the rule asks for.
     ScopeMissing = "scope_missing", Scopes, InsufficientScope;

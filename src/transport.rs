@@ -69,8 +69,6 @@ pub struct Context {
     pub bounds: CheckSettings,
     /// The largest message that is read, in bytes.
     pub max_message_bytes: usize,
-    /// The path whose check panics on purpose, for a drill that shows a panic to be a denial.
-    pub panic_path: Option<String>,
 }
 
 impl AuthorizationService {
@@ -235,7 +233,7 @@ impl Check<'_> {
 
     /// Panics where the operator asked for a drill on this path.
     fn drill(&self, evidence: &Evidence<'_>) {
-        let Some(drilled) = &self.context.panic_path else { return };
+        let Some(drilled) = &self.context.bounds.drill_panic_path else { return };
         let drilled = evidence.http().is_some_and(|http| http.path.canonical == drilled.as_str());
         #[expect(clippy::panic, clippy::manual_assert, reason = "the drill is a panic")]
         if drilled {

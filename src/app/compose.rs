@@ -66,7 +66,6 @@ pub fn compose(
         records: Arc::clone(&records),
         bounds: settings.check.clone(),
         max_message_bytes: settings.grpc.max_message_bytes,
-        panic_path: None,
     }));
     let state = State { reloading: Arc::clone(&reloading), issuers, clock: Arc::clone(&clock) };
     let explained = state.clone();

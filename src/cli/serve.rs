@@ -61,6 +61,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     telemetry::log::init(&settings.log)?;
+    telemetry::log::panics();
     let policies =
         arguments.policies.clone().or_else(|| settings.policies.clone()).context(
             "no policy directory: give `--policies DIR`, or `policies` in the config file",

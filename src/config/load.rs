@@ -1,8 +1,6 @@
 //! Reads the config file and the environment: all mistakes at once.
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Endpoint, LogFormat, Overflow, RecordSink, Settings, check,
@@ -10,6 +8,7 @@ use super::{
 };
 use crate::{
     diagnostic::{At, Diagnostic, Diagnostics},
+    evidence::path::Path,
     policy::{
         decode::{Decoded, Decoder, text},
         pattern::SpiffePattern,
@@ -35,7 +34,7 @@ impl Settings {
     /// Every mistake of the file, with its line and field, and of the environment, with the variable; a
     /// variable `SYMBOLON_…` that is no setting; settings that contradict each other.
     pub fn load(
-        file: Option<&Path>,
+        file: Option<&std::path::Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Diagnostics> {
         let mut loading = Loading {
@@ -77,7 +76,7 @@ impl Settings {
     /// # Errors
     /// As [`Self::load`]. A variable that is not UTF-8 is taken with replacement characters, which no
     /// setting takes.
-    pub fn from_process(file: Option<&Path>) -> Result<Self, Diagnostics> {
+    pub fn from_process(file: Option<&std::path::Path>) -> Result<Self, Diagnostics> {
         let named = std::env::vars_os().find(|(name, _)| name == CONFIG_VARIABLE);
         let named = named.map(|(_, path)| PathBuf::from(path));
         Self::load(
@@ -209,6 +208,7 @@ fn node_of(kind: Kind, text: &str, at: &At) -> Node {
         ),
         Kind::Time(..)
         | Kind::File(_)
+        | Kind::RequestPath(_)
         | Kind::Listen(_)
         | Kind::Filter(_)
         | Kind::Records(_)
@@ -227,6 +227,7 @@ fn read(decoder: &mut Decoder, settings: &mut Settings, kind: Kind, node: &Node)
         }
         Kind::Flag(set) => set(settings, decoder.flag(node)?),
         Kind::File(set) => set(settings, PathBuf::from(decoder.text(node)?.value)),
+        Kind::RequestPath(set) => set(settings, request_path(decoder, node)?),
         Kind::Listen(set) => set(settings, endpoint(decoder, node)?),
         Kind::ListenAll(set) => set(settings, decoder.list(node, endpoint)?),
         Kind::Texts(shape, set) => {
@@ -296,6 +297,19 @@ fn endpoint(decoder: &mut Decoder, node: &Node) -> Decoded<Endpoint> {
                 .help("write it as `127.0.0.1:9191`, `[::1]:9191`, `0.0.0.0:9191` or `unix:/path`"),
         )
     })
+}
+
+/// A path that is not canonical would match no request's.
+fn request_path(decoder: &mut Decoder, node: &Node) -> Decoded<String> {
+    let text = decoder.text(node)?.value;
+    let path = Path::read(&text, "GET");
+    if path.forms.is_empty() && path.canonical == text {
+        return Ok(text);
+    }
+    Err(decoder.report(
+        Diagnostic::new(&node.at, format!("`{text}` is no path in canonical form"))
+            .help("write it as `/drill/panic`: a slash first, no query"),
+    ))
 }
 
 fn shaped(decoder: &mut Decoder, shape: Shape, node: &Node) -> Decoded<String> {

@@ -49,6 +49,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("check.timeout", "2s"),
     ("check.deadlineMargin", "20ms"),
     ("check.maxConcurrent", "9"),
+    ("check.drillPanicPath", "/drill/panic"),
     ("reload.poll", "1s"),
     ("outbound.hosts", "a.example, *.b.example"),
     ("outbound.caFile", "/o"),
@@ -65,6 +66,19 @@ const OTHERS: &[(&str, &str)] = &[
     ("drain.timeout", "1s"),
     ("ownedHeaders", "x-caller"),
 ];
+
+#[test]
+fn the_path_of_a_drill_is_one_that_a_request_can_have() {
+    for path in ["drill", "/drill?x", "/a/../drill", "/a//drill", "/dr%69ll", "/dr;ill"] {
+        one(
+            &format!("check:\n  drillPanicPath: {path}\n"),
+            2,
+            19,
+            "check.drillPanicPath",
+            &format!("`{path}` is no path in canonical form"),
+        );
+    }
+}
 
 #[test]
 fn without_a_file_and_environment_settings_are_the_defaults() {
@@ -109,6 +123,7 @@ fn every_setting_can_be_given_in_the_file_and_in_the_environment_alike() {
             table::Kind::Number(..) | table::Kind::Flag(_) => (*value).to_owned(),
             table::Kind::Time(..)
             | table::Kind::File(_)
+            | table::Kind::RequestPath(_)
             | table::Kind::Listen(_)
             | table::Kind::Filter(_)
             | table::Kind::Records(_)

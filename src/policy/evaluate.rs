@@ -118,11 +118,7 @@ impl TokenPart {
         let listed = self.binding.unwrap_or(default);
         // A token whose binding is proven also satisfies `none`, so that an issuer may begin to bind.
         if !(listed.none || listed.has(bound.binding)) {
-            return Err(if bound.binding.is_none() {
-                Reason::TokenUnbound
-            } else {
-                Reason::BindingNotAllowed
-            });
+            return Err(Reason::TokenUnbound);
         }
         let required = self.scopes.as_deref().unwrap_or_default();
         if required.iter().all(|scope| holds_scope(bound, scope)) {

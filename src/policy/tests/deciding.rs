@@ -148,7 +148,7 @@ fn binding_left_out_asks_for_certificate_or_dpop() {
     assert_eq!(reason(rule(), &with(BY_CERTIFICATE)), Allowed);
     assert_eq!(reason(rule(), &with(BY_DPOP)), Allowed);
     let certificate = || rule().binding(&[BindingName::Certificate]);
-    assert_eq!(reason(certificate(), &with(BY_DPOP)), Reason::BindingNotAllowed);
+    assert_eq!(reason(certificate(), &with(BY_DPOP)), Reason::TokenUnbound);
     assert_eq!(reason(certificate(), &with(BY_CERTIFICATE)), Allowed);
     let none = || rule().binding(&[BindingName::None]);
     for binding in [UNBOUND, BY_CERTIFICATE, BY_DPOP] {
