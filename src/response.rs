@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use crate::{
-    policy::{Permit, upstream::HeaderChanges},
+    evidence::authorization::Scheme,
+    policy::{Offer, Permit, upstream::HeaderChanges},
     reason::{Outcome, Reason},
     snapshot::Generation,
     telemetry::decision_id::DecisionId,
@@ -18,6 +19,7 @@ use crate::{
 
 /// What a check is answered with.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most checks are allowed: a box for each costs more")]
 pub enum Answer<'a> {
     /// The policy allowed, and these headers go on or come off.
     Allow(Permit<'a>, HeaderChanges),
@@ -36,13 +38,36 @@ pub struct Refusal<'a> {
     pub scopes: &'a [Box<str>],
     /// Whether the client speaks gRPC: Envoy then puts the body into `grpc-message`.
     pub grpc: bool,
+    /// What a challenge says of credentials.
+    pub challenge: Challenge<'a>,
+}
+
+/// What a challenge says of credentials (RFC 6750 §3, RFC 9449 §7.1).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Challenge<'a> {
+    /// The scheme that the request used: an error is told in it.
+    pub used: Option<Scheme>,
+    /// Which credentials are taken here; where nothing is known, Bearer ones.
+    pub offer: Option<Offer>,
+    /// The algorithms of proofs, with spaces between them.
+    pub algorithms: &'a str,
+    /// The nonce that the client is to use.
+    pub nonce: Option<&'a str>,
+}
+
+impl Challenge<'_> {
+    /// Says whether nothing of it has to do with DPoP.
+    fn is_bearer(&self) -> bool {
+        self.used != Some(Scheme::Dpop) && self.offer.is_none_or(|offer| !offer.dpop)
+    }
 }
 
 impl Refusal<'_> {
     /// Returns a denial that no rule took part in.
     #[must_use]
     pub const fn without_rule(reason: Reason) -> Self {
-        Self { reason, rule: None, scopes: &[], grpc: false }
+        let challenge = Challenge { used: None, offer: None, algorithms: "", nonce: None };
+        Self { reason, rule: None, scopes: &[], grpc: false, challenge }
     }
 }
 
@@ -92,7 +117,7 @@ pub fn build(answer: &Answer<'_>, label: Label<'_>) -> CheckResponse {
                     .map(|(name, value)| overwrite(name.clone(), value.clone()))
                     .collect(),
                 headers_to_remove: changes.remove.to_vec(),
-                response_headers_to_add: Vec::new(),
+                response_headers_to_add: changes.nonce.as_ref().map_or_else(Vec::new, with_nonce),
             }),
             dynamic_metadata,
         },
@@ -112,7 +137,10 @@ const fn code(outcome: Outcome) -> i32 {
         | Outcome::InvalidRequest
         | Outcome::TooLarge
         | Outcome::HeadersTooLarge => CODE_INVALID_ARGUMENT,
-        Outcome::Unauthorized | Outcome::InvalidToken => CODE_UNAUTHENTICATED,
+        Outcome::Unauthorized
+        | Outcome::InvalidToken
+        | Outcome::InvalidDpopProof
+        | Outcome::UseDpopNonce => CODE_UNAUTHENTICATED,
         Outcome::InsufficientScope | Outcome::Forbidden => CODE_PERMISSION_DENIED,
         Outcome::Internal => CODE_INTERNAL,
         Outcome::Unavailable => CODE_UNAVAILABLE,
@@ -125,8 +153,12 @@ fn denied(refusal: &Refusal<'_>, id: &DecisionId) -> DeniedHttpResponse {
         Bytes::from_static(b"x-symbolon-decision"),
         Bytes::copy_from_slice(id.as_str().as_bytes()),
     )];
-    if let Some(challenge) = challenge(outcome, refusal.scopes) {
+    if let Some(challenge) = challenge(outcome, refusal.scopes, refusal.challenge) {
         headers.push(overwrite(Bytes::from_static(b"www-authenticate"), challenge));
+    }
+    // RFC 9449 §8: exactly one, with this challenge and no other.
+    if let (Outcome::UseDpopNonce, Some(nonce)) = (outcome, refusal.challenge.nonce) {
+        headers.extend(with_nonce(&Bytes::copy_from_slice(nonce.as_bytes())));
     }
     let (title, problem) = body(outcome);
     let body = if refusal.grpc {
@@ -145,8 +177,20 @@ fn denied(refusal: &Refusal<'_>, id: &DecisionId) -> DeniedHttpResponse {
     }
 }
 
-/// Returns the challenge of RFC 6750 §3. Nothing of the request is ever in it.
-fn challenge(outcome: Outcome, scopes: &[Box<str>]) -> Option<Bytes> {
+/// Returns the headers that give a client a nonce: one of a kind, and nothing to be kept by caches
+/// (RFC 9449 §8.2).
+fn with_nonce(nonce: &Bytes) -> Vec<HeaderValueOption> {
+    vec![
+        overwrite(Bytes::from_static(b"dpop-nonce"), nonce.clone()),
+        overwrite(Bytes::from_static(b"cache-control"), Bytes::from_static(b"no-store")),
+    ]
+}
+
+/// Returns the challenge of RFC 6750 §3 and RFC 9449 §7.1. Nothing of the request is ever in it.
+fn challenge(outcome: Outcome, scopes: &[Box<str>], asked: Challenge<'_>) -> Option<Bytes> {
+    if !asked.is_bearer() {
+        return dpop_challenge(outcome, scopes, asked);
+    }
     // RFC 6750 §3: the scheme must be followed by at least one parameter, and without a credential
     // there is no error code: so a realm.
     let text: &'static [u8] = match outcome {
@@ -163,6 +207,10 @@ fn challenge(outcome: Outcome, scopes: &[Box<str>]) -> Option<Bytes> {
                     .into(),
             );
         }
+        // Nothing that is not about a DPoP credential comes out so.
+        Outcome::InvalidDpopProof | Outcome::UseDpopNonce => {
+            return dpop_challenge(outcome, scopes, asked);
+        }
         Outcome::BadRequest
         | Outcome::Forbidden
         | Outcome::TooLarge
@@ -171,6 +219,50 @@ fn challenge(outcome: Outcome, scopes: &[Box<str>]) -> Option<Bytes> {
         | Outcome::Unavailable => return None,
     };
     Some(Bytes::from_static(text))
+}
+
+/// Returns the challenge where DPoP was used or is taken. The scheme that was used is told the error; one
+/// that is taken besides is offered without: Bearer to who came with nothing, DPoP to who came without it.
+fn dpop_challenge(outcome: Outcome, scopes: &[Box<str>], asked: Challenge<'_>) -> Option<Bytes> {
+    let used_dpop = asked.used == Some(Scheme::Dpop);
+    let offer = asked.offer.unwrap_or(Offer { bearer: !used_dpop, dpop: used_dpop });
+    // For each scheme: whether it stands there, and with which error.
+    let (dpop, bearer) = match outcome {
+        Outcome::Unauthorized => (offer.dpop.then_some(""), offer.bearer.then_some("")),
+        Outcome::InvalidRequest => {
+            let error = r#", error="invalid_request""#;
+            (offer.dpop.then_some(error), offer.bearer.then_some(error))
+        }
+        Outcome::InvalidToken if used_dpop => (Some(r#", error="invalid_token""#), None),
+        Outcome::InvalidToken => (offer.dpop.then_some(""), Some(r#", error="invalid_token""#)),
+        Outcome::InsufficientScope if used_dpop => (Some(r#", error="insufficient_scope""#), None),
+        Outcome::InsufficientScope => (None, Some(r#", error="insufficient_scope""#)),
+        Outcome::InvalidDpopProof => (Some(r#", error="invalid_dpop_proof""#), None),
+        Outcome::UseDpopNonce => (Some(r#", error="use_dpop_nonce""#), None),
+        Outcome::BadRequest
+        | Outcome::Forbidden
+        | Outcome::TooLarge
+        | Outcome::HeadersTooLarge
+        | Outcome::Internal
+        | Outcome::Unavailable => return None,
+    };
+    let scopes = if outcome == Outcome::InsufficientScope && !scopes.is_empty() {
+        format!(r#", scope="{}""#, scopes.join(" "))
+    } else {
+        String::new()
+    };
+    let algorithms = asked.algorithms;
+    let dpop = dpop.map(|error| {
+        let scopes = if error.is_empty() { "" } else { &scopes };
+        format!(r#"DPoP realm="api"{error}{scopes}, algs="{algorithms}""#)
+    });
+    let bearer = bearer.map(|error| {
+        let scopes = if error.is_empty() { "" } else { &scopes };
+        format!(r#"Bearer realm="api"{error}{scopes}"#)
+    });
+    // RFC 9110 §11.6.1: challenges in one header, with commas between them.
+    let challenges: Vec<String> = [bearer, dpop].into_iter().flatten().collect();
+    Some(challenges.join(", ").into())
 }
 
 /// Returns the plain and the `application/problem+json` (RFC 9457) body: the same for every reason of a
@@ -302,17 +394,97 @@ mod tests {
 
     #[test]
     fn a_missing_credential_is_challenged_without_an_error_code() {
-        let challenge = challenge(Outcome::Unauthorized, &[]).unwrap();
+        let challenge = challenge(Outcome::Unauthorized, &[], Challenge::default()).unwrap();
         assert!(!challenge.windows(5).any(|w| w == b"error"));
         assert!(challenge.starts_with(b"Bearer realm="));
     }
 
     #[test]
     fn missing_scopes_are_named_in_the_challenge() {
-        let challenge = challenge(Outcome::InsufficientScope, &["a".into(), "b".into()]).unwrap();
+        let scopes = ["a".into(), "b".into()];
+        let asked = Challenge::default();
+        let challenge = challenge(Outcome::InsufficientScope, &scopes, asked).unwrap();
         assert_eq!(
             challenge.as_ref(),
             br#"Bearer realm="api", error="insufficient_scope", scope="a b""#
         );
+    }
+
+    #[test]
+    fn each_situation_has_its_challenge() {
+        use Outcome::{
+            InsufficientScope, InvalidDpopProof, InvalidRequest, InvalidToken, Unauthorized,
+            UseDpopNonce,
+        };
+        let both = Some(Offer { bearer: true, dpop: true });
+        let dpop_only = Some(Offer { bearer: false, dpop: true });
+        let bearer_only = Some(Offer { bearer: true, dpop: false });
+        let (bearer, dpop) = (Some(Scheme::Bearer), Some(Scheme::Dpop));
+        let cases = [
+            (Unauthorized, None, bearer_only, r#"Bearer realm="api""#),
+            (Unauthorized, None, dpop_only, r#"DPoP realm="api", algs="ES256""#),
+            (Unauthorized, None, both, r#"Bearer realm="api", DPoP realm="api", algs="ES256""#),
+            (
+                InvalidRequest,
+                None,
+                both,
+                r#"Bearer realm="api", error="invalid_request", DPoP realm="api", error="invalid_request", algs="ES256""#,
+            ),
+            (
+                InvalidToken,
+                bearer,
+                both,
+                r#"Bearer realm="api", error="invalid_token", DPoP realm="api", algs="ES256""#,
+            ),
+            (InvalidToken, bearer, bearer_only, r#"Bearer realm="api", error="invalid_token""#),
+            (InvalidToken, dpop, both, r#"DPoP realm="api", error="invalid_token", algs="ES256""#),
+            (
+                InvalidToken,
+                dpop,
+                bearer_only,
+                r#"DPoP realm="api", error="invalid_token", algs="ES256""#,
+            ),
+            (
+                InvalidDpopProof,
+                dpop,
+                both,
+                r#"DPoP realm="api", error="invalid_dpop_proof", algs="ES256""#,
+            ),
+            (
+                UseDpopNonce,
+                dpop,
+                dpop_only,
+                r#"DPoP realm="api", error="use_dpop_nonce", algs="ES256""#,
+            ),
+            (
+                InsufficientScope,
+                dpop,
+                both,
+                r#"DPoP realm="api", error="insufficient_scope", scope="a", algs="ES256""#,
+            ),
+        ];
+        for (outcome, used, offer, expected) in cases {
+            let asked = Challenge { used, offer, algorithms: "ES256", nonce: None };
+            let text = challenge(outcome, &["a".into()], asked).unwrap();
+            assert_eq!(str::from_utf8(&text).unwrap(), expected, "{outcome:?} {used:?} {offer:?}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_comes_once_and_with_its_challenge_only() {
+        for &reason in Reason::ALL {
+            let id = DecisionId::next();
+            let label = Label { id: &id, generation: None, principal: None };
+            let mut refusal = Refusal::without_rule(reason);
+            refusal.challenge.nonce = Some("n-1");
+            let denied = build(&Answer::Deny(refusal), label).denied_response.unwrap();
+            let named = |name: &[u8]| {
+                let headers = denied.headers.iter().map(|h| h.header.as_ref().unwrap());
+                headers.filter(|h| h.key == name).map(|h| h.value.clone()).collect::<Vec<_>>()
+            };
+            let expected: &[&[u8]] =
+                if reason.outcome() == Outcome::UseDpopNonce { &[b"n-1"] } else { &[] };
+            assert_eq!(named(b"dpop-nonce"), expected, "{reason}");
+        }
     }
 }

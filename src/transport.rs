@@ -5,6 +5,7 @@
 //! allow, by how Envoy is configured.
 
 pub mod admin;
+mod obligation;
 pub mod server;
 pub mod unary;
 pub mod wire;
@@ -27,11 +28,19 @@ use prost::Message;
 use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
-    credential::{self, Peer, Principal, Proof, Verified, cache::TokenCache, claims::AccessToken},
+    credential::{
+        self, Peer, Principal, Proof, Verified,
+        cache::TokenCache,
+        claims::AccessToken,
+        dpop::{
+            ProofVerifier,
+            replay::{CheckId, ReplayStore},
+        },
+    },
     evidence::{Evidence, certificate::CertificateCache},
     identity::{SpiffeId, Thumbprint},
-    policy::Decision,
-    reason::Reason,
+    policy::{Decision, Denial, Permit, upstream::HeaderChanges},
+    reason::{Outcome, Reason},
     response::{self, Answer, Label, Refusal},
     snapshot::{Snapshot, SnapshotStore},
     telemetry::{
@@ -61,6 +70,10 @@ pub struct Context {
     pub certificates: Arc<CertificateCache>,
     /// Tokens verified before.
     pub tokens: Arc<TokenCache>,
+    /// Verifies DPoP proofs.
+    pub proofs: ProofVerifier,
+    /// DPoP proofs that were used.
+    pub replay: Arc<ReplayStore>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where decision records go.
@@ -154,7 +167,8 @@ impl Check<'_> {
             Ok(message) => message,
             Err(error) => return self.refuse(error.into()),
         };
-        let Ok(request) = CheckRequest::decode(message) else {
+        // Its fields are slices of it: no copy is made here or there.
+        let Ok(request) = CheckRequest::decode(message.clone()) else {
             return self.refuse(Reason::MalformedCheck);
         };
         // INVARIANT (one snapshot per check): loaded once, here.
@@ -162,10 +176,15 @@ impl Check<'_> {
         let Some(snapshot) = snapshot.as_deref() else {
             return self.refuse(Reason::NoPolicyLoaded);
         };
-        self.decide(&request, snapshot).await
+        self.decide(&request, &message, snapshot).await
     }
 
-    async fn decide(&self, request: &CheckRequest, snapshot: &Snapshot) -> CheckResponse {
+    async fn decide(
+        &self,
+        request: &CheckRequest,
+        message: &[u8],
+        snapshot: &Snapshot,
+    ) -> CheckResponse {
         let now = self.context.clock.now();
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
@@ -180,27 +199,44 @@ impl Check<'_> {
         let candidates = snapshot.policies.candidates(&evidence);
         let principal = self.verify(&evidence, candidates.needs(), snapshot, now).await;
         let decision = snapshot.policies.decide(&candidates, &evidence, &principal, &mut ());
-        let answer = match decision {
+        let outcome = match decision {
             Decision::Allow(permit) => {
-                match permit.upstream(&evidence, &principal, self.id.as_str()) {
-                    Ok(changes) => Answer::Allow(permit, changes),
-                    Err(_) => Answer::Deny(Refusal {
-                        reason: Reason::UpstreamHeaderInvalid,
-                        rule: Some(&permit.rule().id),
-                        scopes: &[],
-                        grpc: is_grpc(&evidence),
-                    }),
-                }
+                self.allow(permit, &evidence, &principal, message, now).await
             }
-            Decision::Deny(denial) => Answer::Deny(Refusal {
-                reason: denial.reason,
-                rule: denial.rule.map(|rule| &*rule.id),
-                scopes: denial.scopes(),
-                grpc: is_grpc(&evidence),
-            }),
+            Decision::Deny(denial) => Err(denial),
+        };
+        let nonce;
+        let answer = match outcome {
+            Ok((permit, changes)) => Answer::Allow(permit, changes),
+            Err(denial) => {
+                let is_asked_for = denial.reason.outcome() == Outcome::UseDpopNonce;
+                nonce = is_asked_for.then(|| self.context.nonce(&principal, now)).flatten();
+                Answer::Deny(self.context.refusal(&denial, &evidence, nonce.as_deref()))
+            }
         };
         let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
         self.finish(now, &answer, facts)
+    }
+
+    /// Does what an allow depends on: first what may fail without a trace, last what uses a proof up.
+    async fn allow<'s>(
+        &self,
+        permit: Permit<'s>,
+        evidence: &Evidence<'_>,
+        principal: &Principal<'_>,
+        message: &[u8],
+        now: UnixTime,
+    ) -> Result<(Permit<'s>, HeaderChanges), Denial<'s>> {
+        let mut changes = permit.upstream(evidence, principal, self.id.as_str())?;
+        if let Some(obligation) = permit.obligation(principal) {
+            let check = CheckId::new(self.caller, evidence.request_id, message);
+            let met = self.context.meet(obligation, check, now).await;
+            met.map_err(|reason| permit.denied(reason))?;
+            if obligation.nonce {
+                changes.nonce = self.context.nonce(principal, now).map(Bytes::from);
+            }
+        }
+        Ok((permit, changes))
     }
 
     /// Verifies what the candidate rules need; where a token names a key that its issuer's set does not
@@ -212,10 +248,18 @@ impl Check<'_> {
         snapshot: &Snapshot,
         now: UnixTime,
     ) -> Principal<'e> {
-        let tokens = &self.context.tokens;
+        let Context { tokens, proofs, .. } = self.context;
         let mut refetched = false;
         loop {
-            match credential::verify(evidence, needs, &snapshot.trust, tokens, now, refetched) {
+            match credential::verify(
+                evidence,
+                needs,
+                &snapshot.trust,
+                tokens,
+                proofs,
+                now,
+                refetched,
+            ) {
                 Verified::Settled(principal) => return principal,
                 Verified::KeyMissing(refetch) => refetch.0.await,
             }
@@ -320,19 +364,20 @@ impl<'a> Facts<'a> {
     fn token(&self) -> Option<(&'a AccessToken, &'static [&'static str])> {
         let principal = self.principal?;
         match &principal.token {
-            Proof::Proven(bound) if bound.binding.certificate => {
-                Some((&bound.token, &["certificate"]))
+            Proof::Proven(bound) => {
+                let binding: &[_] = match (bound.binding.certificate, bound.binding.dpop) {
+                    (true, false) => &["certificate"],
+                    (false, true) => &["dpop"],
+                    (true, true) => &["certificate", "dpop"],
+                    (false, false) => &["none"],
+                };
+                Some((&bound.token, binding))
             }
-            Proof::Proven(bound) => Some((&bound.token, &["none"])),
             Proof::Absent | Proof::Unproven(_) => {
                 principal.refused_token.as_deref().map(|token| (token, &[][..]))
             }
         }
     }
-}
-
-fn is_grpc(evidence: &Evidence<'_>) -> bool {
-    evidence.http().is_some_and(|http| http.grpc)
 }
 
 impl From<UnaryError> for Reason {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::{
     evidence::{
         EvidenceError,
-        authorization::Credentials,
+        authorization::{Credentials, PresentedProof},
         host,
         path::{self, Path},
     },
@@ -22,6 +22,8 @@ pub struct HttpRequest<'r> {
     pub host: Cow<'r, str>,
     /// The path, canonical, with the forms that make it ambiguous.
     pub path: Path<'r>,
+    /// The path without its query as it was sent, for what is signed over it.
+    pub sent_path: &'r str,
     /// All headers, in the order they came.
     pub headers: Headers<'r>,
     /// The protocol of the `upgrade` header, in lower case.
@@ -32,6 +34,8 @@ pub struct HttpRequest<'r> {
     pub grpc: bool,
     /// The credentials presented.
     pub credentials: Credentials<'r>,
+    /// The DPoP proof presented.
+    pub proof: PresentedProof<'r>,
 }
 
 /// Envoy lets 100 headers through unless it is told otherwise; twice that is read.
@@ -73,11 +77,17 @@ impl<'r> HttpRequest<'r> {
             Single::One(value) => Credentials::read(value),
             Single::Several => Credentials::Unusable(Reason::CredentialsAmbiguous),
         };
+        let proof = match found.dpop {
+            Single::Absent => PresentedProof::Absent,
+            Single::One(value) => PresentedProof::read(value),
+            Single::Several => PresentedProof::Several,
+        };
         let token_in_query = path::query(path_attribute).is_some_and(path::has_access_token);
         let request = Self {
             method,
             host: host::read(host_attribute).map_err(EvidenceError::Host)?,
             path: Path::read(path_attribute, method),
+            sent_path: path::without_query(path_attribute),
             headers,
             upgrade: found.upgrade()?,
             preflight: method == "OPTIONS" && found.is_preflight()?,
@@ -87,6 +97,7 @@ impl<'r> HttpRequest<'r> {
             } else {
                 credentials
             },
+            proof,
         };
         Ok((request, found.xfcc))
     }
@@ -193,6 +204,7 @@ struct Attributes<'r> {
 #[derive(Debug, Default)]
 struct Found<'r> {
     authorization: Single<'r>,
+    dpop: Single<'r>,
     xfcc: Single<'r>,
     upgrade: Single<'r>,
     origin: Single<'r>,
@@ -213,6 +225,7 @@ impl<'r> Found<'r> {
             b":authority" => agree(value, attributes.host)?,
             [b':', ..] if name.is_ascii() => {}
             b"authorization" => self.authorization.add(value),
+            b"dpop" => self.dpop.add(value),
             b"x-forwarded-client-cert" => self.xfcc.add(value),
             b"upgrade" => self.upgrade.add(value),
             b"origin" => self.origin.add(value),

@@ -87,7 +87,7 @@ impl<'r> Path<'r> {
     /// looked at here.
     #[must_use]
     pub fn read(attribute: &'r str, method: &str) -> Self {
-        let path = attribute.split_once('?').map_or(attribute, |(path, _)| path);
+        let path = without_query(attribute);
         let alone = matches!((path, method), ("", "CONNECT") | ("*", "OPTIONS"));
         if alone || is_canonical(path.as_bytes()) {
             return Self {
@@ -107,6 +107,12 @@ impl<'r> Path<'r> {
         let canonical = if canonical == path { Cow::Borrowed(path) } else { Cow::Owned(canonical) };
         Self { canonical, forms, other_readings }
     }
+}
+
+/// Returns Envoy's `path` attribute without the query.
+#[must_use]
+pub fn without_query(attribute: &str) -> &str {
+    attribute.split_once('?').map_or(attribute, |(path, _)| path)
 }
 
 /// Returns the query of Envoy's `path` attribute, without its `?`.
@@ -331,7 +337,7 @@ fn decode(path: &[u8]) -> Vec<u8> {
 }
 
 /// Reads the two hexadecimal digits after a `%`: the byte and what follows.
-pub(super) fn escape(after_percent: &[u8]) -> Option<(u8, &[u8])> {
+pub(crate) fn escape(after_percent: &[u8]) -> Option<(u8, &[u8])> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let (&[high, low], rest) = after_percent.split_first_chunk()?;
     Some((digit(high)? << 4 | digit(low)?, rest))

@@ -49,6 +49,8 @@ pub struct HeaderChanges {
     pub set: SmallVec<[(Bytes, Bytes); 4]>,
     /// Names to remove.
     pub remove: SmallVec<[Bytes; 16]>,
+    /// A nonce for the client, which goes with the response (RFC 9449 §8.2).
+    pub nonce: Option<Bytes>,
 }
 
 impl<'s> Permit<'s> {
