@@ -77,13 +77,22 @@ pub enum Verified<'e> {
     /// All that was needed is settled.
     Settled(Principal<'e>),
     /// The token names a key that its issuer's set does not have: a refetch may bring it. Await it, then
-    /// call [`verify`] again with `refetched: true`.
+    /// call [`verify`] again with [`Refetched::Yes`].
     KeyMissing(crate::trust::Refetch),
+}
+
+/// Whether a refetch was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refetched {
+    /// No: for a missing key it may be worth one.
+    No,
+    /// Yes: a missing key is unknown for good.
+    Yes,
 }
 
 /// Verifies what the candidate rules need. Synchronous; takes no lock that is held across an await.
 ///
-/// The peer is always judged, the token only where `needs` says so. With `refetched`, a key that is missing
+/// The peer is always judged, the token only where `needs` says so. After a refetch a key that is missing
 /// is unknown for good.
 ///
 /// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding; nor whether
@@ -95,7 +104,7 @@ pub fn verify<'e>(
     tokens: &TokenCache,
     proofs: &ProofVerifier,
     now: UnixTime,
-    refetched: bool,
+    refetched: Refetched,
 ) -> Verified<'e> {
     let mut principal = Principal {
         peer: peer::verify(evidence.peer.as_ref(), trust, now),
@@ -116,7 +125,7 @@ pub fn verify<'e>(
     let verified = verify_token(token, trust, tokens, now).and_then(|(token, hash)| {
         let prove_key = |key| {
             let http = evidence.http();
-            let (method, path) = http.map_or(("", ""), |http| (http.method, http.sent_path));
+            let (method, path) = http.map_or(("", ""), |http| (http.method, http.path.sent()));
             let presented = http.map(|http| http.proof).unwrap_or_default();
             proofs.verify(presented, Call { method, path, token: hash, key }, now).map(Box::new)
         };
@@ -132,7 +141,7 @@ pub fn verify<'e>(
             principal.refused_token = token;
         }
         Err(Refusal::KeyMissing { reason, issuer }) => {
-            match if refetched { None } else { issuer.refetch() } {
+            match if refetched == Refetched::Yes { None } else { issuer.refetch() } {
                 Some(refetch) => return Verified::KeyMissing(refetch),
                 None => principal.token = Proof::Unproven(reason),
             }

@@ -12,6 +12,7 @@ pub mod wire;
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,19 +30,16 @@ use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
     credential::{
-        self, Peer, Principal, Proof, Verified,
+        self, Peer, Principal, Proof, Refetched, Verified,
         cache::TokenCache,
         claims::AccessToken,
-        dpop::{
-            ProofVerifier,
-            replay::{CheckId, ReplayStore},
-        },
+        dpop::{ProofVerifier, replay::ReplayStore},
     },
     evidence::{Evidence, certificate::CertificateCache},
     identity::{SpiffeId, Thumbprint},
-    policy::{Decision, Denial, Permit, upstream::HeaderChanges},
+    policy::Decision,
     reason::{Outcome, Reason},
-    response::{self, Answer, Label, Refusal},
+    response::{self, Answer, CheckResponse, Label, Refusal},
     snapshot::{Snapshot, SnapshotStore},
     telemetry::{
         decision_id::DecisionId,
@@ -50,9 +48,11 @@ use crate::{
         sink::{QueueFull, RecordQueue},
     },
     transport::{
+        obligation::Known,
         unary::{UnaryBody, UnaryError},
-        wire::{CheckRequest, CheckResponse},
+        wire::CheckRequest,
     },
+    trust::Refetch,
 };
 
 /// `envoy.service.auth.v3.Authorization`, cheap to clone.
@@ -95,39 +95,44 @@ impl AuthorizationService {
         Self(context)
     }
 
-    /// Answers one `Check` RPC. `caller` is the SPIFFE ID of the Envoy that asks, where it authenticated
-    /// itself with one.
-    pub async fn call<B>(
-        &self,
-        request: Request<B>,
+    /// Answers one `Check` RPC whose message is in `body`, within `deadline` if it has one. `caller` is the
+    /// SPIFFE ID of the Envoy that asks, where it authenticated itself with one.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps each argument twice")]
+    pub fn check<B>(
+        self,
+        mut body: B,
+        deadline: Option<Duration>,
         caller: Option<Arc<str>>,
-    ) -> Response<UnaryBody>
+    ) -> impl Future<Output = Response<UnaryBody>>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let arrived = Instant::now();
-        let context = &*self.0;
-        let _in_flight = InFlight::enter(&context.in_flight);
-        let limit = context.bounds.timeout_under(unary::grpc_timeout(request.headers()));
-        let check = Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
-        if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
-            return unary::respond(&check.refuse(Reason::Overloaded));
+        // What a future holds is copied when its task is made: so inside, all is borrowed.
+        async move {
+            let arrived = Instant::now();
+            let context = &*self.0;
+            let _in_flight = InFlight::enter(&context.in_flight);
+            let check =
+                Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
+            if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
+                return unary::respond(check.refuse(Reason::Overloaded).into_bytes());
+            }
+            let limit = context.bounds.timeout_under(deadline);
+            let answered = pin!(AssertUnwindSafe(check.answer(&mut body)).catch_unwind());
+            let response = match within(limit, answered).await {
+                Some(Ok(response)) => response,
+                Some(Err(_panic)) => check.refuse_after_panic(),
+                None => check.refuse(Reason::DeadlineExceeded),
+            };
+            unary::respond(response.into_bytes())
         }
-        let answered = AssertUnwindSafe(check.answer(request.into_body())).catch_unwind();
-        let response = match within(limit, answered).await {
-            Some(Ok(response)) => response,
-            Some(Err(_panic)) => check.refuse_after_panic(),
-            None => check.refuse(Reason::DeadlineExceeded),
-        };
-        unary::respond(&response)
     }
 }
 
 /// Runs `future` for at most `limit`; `None` if it took longer. A future that is ready at once, as nearly
 /// every check is, pays for no timer and is answered however little time was left.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    match poll_immediate(&mut future).await {
+async fn within<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
+    match poll_immediate(future.as_mut()).await {
         Some(output) => Some(output),
         None => tokio::time::timeout(limit, future).await.ok(),
     }
@@ -150,6 +155,14 @@ struct Check<'c> {
     caller: Option<&'c str>,
 }
 
+/// How far a check came without waiting.
+enum Step {
+    /// To its end.
+    Done(CheckResponse),
+    /// To a key that only a refetch may bring; then it starts again.
+    Refetch(Refetch),
+}
+
 /// What is known of a check when it is recorded.
 #[derive(Clone, Copy, Default)]
 struct Facts<'a> {
@@ -159,7 +172,7 @@ struct Facts<'a> {
 }
 
 impl Check<'_> {
-    async fn answer<B>(&self, body: B) -> CheckResponse
+    async fn answer<B>(&self, body: &mut B) -> CheckResponse
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -167,104 +180,65 @@ impl Check<'_> {
             Ok(message) => message,
             Err(error) => return self.refuse(error.into()),
         };
-        // Its fields are slices of it: no copy is made here or there.
-        let Ok(request) = CheckRequest::decode(message.clone()) else {
-            return self.refuse(Reason::MalformedCheck);
-        };
         // INVARIANT (one snapshot per check): loaded once, here.
         let snapshot = self.context.snapshots.load();
         let Some(snapshot) = snapshot.as_deref() else {
             return self.refuse(Reason::NoPolicyLoaded);
         };
-        self.decide(&request, &message, snapshot).await
+        // All but waiting is synchronous, so that this future holds no more than the message.
+        match self.decide(&message, snapshot, Refetched::No) {
+            Step::Done(response) => response,
+            Step::Refetch(refetch) => {
+                refetch.0.await;
+                match self.decide(&message, snapshot, Refetched::Yes) {
+                    Step::Done(response) => response,
+                    // It is asked for once; were it asked for again, nothing would be proven.
+                    Step::Refetch(_) => self.refuse(Reason::TokenKeyUnknown),
+                }
+            }
+        }
     }
 
-    async fn decide(
-        &self,
-        request: &CheckRequest,
-        message: &[u8],
-        snapshot: &Snapshot,
-    ) -> CheckResponse {
+    /// Runs the pipeline as far as it comes without waiting.
+    fn decide(&self, message: &Bytes, snapshot: &Snapshot, refetched: Refetched) -> Step {
         let now = self.context.clock.now();
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
+        let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
+        let Ok(request) = CheckRequest::decode(message.clone()) else {
+            return Step::Done(refuse(Reason::MalformedCheck));
+        };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
-        let sources = snapshot.trust.peer_sources.unwrap_or_default();
-        let evidence = match Evidence::read(request, sources, caller, &self.context.certificates) {
+        let trust = &snapshot.trust;
+        let sources = trust.peer_sources.unwrap_or_default();
+        let evidence = match Evidence::read(&request, sources, caller, &self.context.certificates) {
             Ok(evidence) => evidence,
-            Err(error) => {
-                return self.finish(now, &Answer::Deny(Refusal::without_rule(error.into())), facts);
-            }
+            Err(error) => return Step::Done(refuse(error.into())),
         };
         self.drill(&evidence);
         let candidates = snapshot.policies.candidates(&evidence);
-        let principal = self.verify(&evidence, candidates.needs(), snapshot, now).await;
-        let decision = snapshot.policies.decide(&candidates, &evidence, &principal, &mut ());
-        let outcome = match decision {
-            Decision::Allow(permit) => {
-                self.allow(permit, &evidence, &principal, message, now).await
-            }
+        let Context { tokens, proofs, .. } = self.context;
+        let needs = candidates.needs();
+        let verified = credential::verify(&evidence, needs, trust, tokens, proofs, now, refetched);
+        let principal = match verified {
+            Verified::Settled(principal) => principal,
+            Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
+        };
+        let known = Known { evidence: &evidence, principal: &principal, message, now };
+        let decided = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
+            Decision::Allow(permit) => self.allow(&permit, known).map(|changes| (permit, changes)),
             Decision::Deny(denial) => Err(denial),
         };
         let nonce;
-        let answer = match outcome {
+        let answer = match decided {
             Ok((permit, changes)) => Answer::Allow(permit, changes),
             Err(denial) => {
                 let is_asked_for = denial.reason.outcome() == Outcome::UseDpopNonce;
-                nonce = is_asked_for.then(|| self.context.nonce(&principal, now)).flatten();
+                nonce = is_asked_for.then(|| self.context.nonce(known)).flatten();
                 Answer::Deny(self.context.refusal(&denial, &evidence, nonce.as_deref()))
             }
         };
         let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
-        self.finish(now, &answer, facts)
-    }
-
-    /// Does what an allow depends on: first what may fail without a trace, last what uses a proof up.
-    async fn allow<'s>(
-        &self,
-        permit: Permit<'s>,
-        evidence: &Evidence<'_>,
-        principal: &Principal<'_>,
-        message: &[u8],
-        now: UnixTime,
-    ) -> Result<(Permit<'s>, HeaderChanges), Denial<'s>> {
-        let mut changes = permit.upstream(evidence, principal, self.id.as_str())?;
-        if let Some(obligation) = permit.obligation(principal) {
-            let check = CheckId::new(self.caller, evidence.request_id, message);
-            let met = self.context.meet(obligation, check, now).await;
-            met.map_err(|reason| permit.denied(reason))?;
-            if obligation.nonce {
-                changes.nonce = self.context.nonce(principal, now).map(Bytes::from);
-            }
-        }
-        Ok((permit, changes))
-    }
-
-    /// Verifies what the candidate rules need; where a token names a key that its issuer's set does not
-    /// have, waits for one refetch and looks again.
-    async fn verify<'e>(
-        &self,
-        evidence: &'e Evidence<'e>,
-        needs: crate::policy::Needs,
-        snapshot: &Snapshot,
-        now: UnixTime,
-    ) -> Principal<'e> {
-        let Context { tokens, proofs, .. } = self.context;
-        let mut refetched = false;
-        loop {
-            match credential::verify(
-                evidence,
-                needs,
-                &snapshot.trust,
-                tokens,
-                proofs,
-                now,
-                refetched,
-            ) {
-                Verified::Settled(principal) => return principal,
-                Verified::KeyMissing(refetch) => refetch.0.await,
-            }
-            refetched = true;
-        }
+        Step::Done(self.finish(now, &answer, facts))
     }
 
     /// Panics where the operator asked for a drill on this path.
@@ -289,7 +263,8 @@ impl Check<'_> {
         let refuse = AssertUnwindSafe(|| self.refuse(Reason::InternalError));
         std::panic::catch_unwind(refuse).unwrap_or_else(|_panic| {
             let label = Label { id: &self.id, generation: None, principal: None };
-            response::build(&Answer::Deny(Refusal::without_rule(Reason::InternalError)), label)
+            let refusal = Refusal::without_rule(Reason::InternalError);
+            response::build(&Answer::Deny(refusal), label, unary::PREFIX)
         })
     }
 
@@ -305,7 +280,7 @@ impl Check<'_> {
             generation: facts.snapshot.map(|snapshot| &snapshot.generation),
             principal: facts.peer().and_then(|peer| peer.spiffe).map(SpiffeId::as_str),
         };
-        response::build(answer, label)
+        response::build(answer, label, unary::PREFIX)
     }
 
     fn record(
@@ -364,15 +339,7 @@ impl<'a> Facts<'a> {
     fn token(&self) -> Option<(&'a AccessToken, &'static [&'static str])> {
         let principal = self.principal?;
         match &principal.token {
-            Proof::Proven(bound) => {
-                let binding: &[_] = match (bound.binding.certificate, bound.binding.dpop) {
-                    (true, false) => &["certificate"],
-                    (false, true) => &["dpop"],
-                    (true, true) => &["certificate", "dpop"],
-                    (false, false) => &["none"],
-                };
-                Some((&bound.token, binding))
-            }
+            Proof::Proven(bound) => Some((&bound.token, bound.binding.names())),
             Proof::Absent | Proof::Unproven(_) => {
                 principal.refused_token.as_deref().map(|token| (token, &[][..]))
             }
@@ -408,12 +375,12 @@ impl Drop for InFlight<'_> {
 impl server::CheckService for AuthorizationService {
     type Body = UnaryBody;
 
-    async fn call(
-        &self,
+    fn call(
+        self,
         request: Request<hyper::body::Incoming>,
         caller: Option<Arc<str>>,
-    ) -> Response<UnaryBody> {
-        // The inherent method of the same name.
-        Self::call(self, request, caller).await
+    ) -> impl Future<Output = Response<UnaryBody>> + Send {
+        let deadline = unary::grpc_timeout(request.headers());
+        self.check(request.into_body(), deadline, caller)
     }
 }

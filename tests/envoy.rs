@@ -133,6 +133,13 @@ async fn a_token_that_no_rule_verified_does_not_reach_the_service() {
     let public = world.send(Some("checkout"), &call).await;
     public.is("allowed", 200);
     assert!(received(&public).get("authorization").is_none(), "{public:?}");
+    // Nor in the query, in any spelling (RFC 6750 §2.3).
+    call = bearer_call(&token, &next_user_agent());
+    call.path = "/healthz?x=1&access_token=t&access%5Ftoken=u&y=2&access_token".to_owned();
+    let public = world.send(Some("checkout"), &call).await;
+    public.is("allowed", 200);
+    let received: Value = serde_json::from_slice(&public.answer.body).unwrap();
+    assert_eq!(received["path"], "/healthz?x=1&y=2", "{public:?}");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ struct StandIn;
 impl CheckService for StandIn {
     type Body = Body;
 
-    async fn call(&self, _: Request<Incoming>, _: Option<Arc<str>>) -> Response<Body> {
+    async fn call(self, _: Request<Incoming>, _: Option<Arc<str>>) -> Response<Body> {
         Response::new(Body::empty())
     }
 }

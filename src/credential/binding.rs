@@ -35,6 +35,17 @@ impl Binding {
     pub const fn is_none(self) -> bool {
         !self.certificate && !self.dpop
     }
+
+    /// Returns what binds it, by name; `none` where nothing does.
+    #[must_use]
+    pub const fn names(self) -> &'static [&'static str] {
+        match (self.certificate, self.dpop) {
+            (true, false) => &["certificate"],
+            (false, true) => &["dpop"],
+            (true, true) => &["certificate", "dpop"],
+            (false, false) => &["none"],
+        }
+    }
 }
 
 /// Why a bond is not proven.

@@ -190,6 +190,7 @@ mod tests {
             let certificate = certificate(uris, authority);
             let evidence = PeerEvidence {
                 spiffe: None,
+                spiffe_untold: false,
                 dns: Vec::new(),
                 thumbprint: Some(certificate.thumbprint()),
                 certificate: Some(certificate),

@@ -21,6 +21,9 @@ pub enum HostError {
     /// A label is empty or longer than 63 bytes.
     #[error("a label of the host is empty or over 63 bytes")]
     Label,
+    /// A `host` header says another host than the authority.
+    #[error("a `host` header differs from the authority")]
+    Several,
     /// What follows the colon is no port from 1 to 65535.
     #[error("the port is not a number from 1 to 65535")]
     Port,

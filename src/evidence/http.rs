@@ -6,7 +6,7 @@ use crate::{
     evidence::{
         EvidenceError,
         authorization::{Credentials, PresentedProof},
-        host,
+        host::{self, HostError},
         path::{self, Path},
     },
     reason::Reason,
@@ -22,8 +22,6 @@ pub struct HttpRequest<'r> {
     pub host: Cow<'r, str>,
     /// The path, canonical, with the forms that make it ambiguous.
     pub path: Path<'r>,
-    /// The path without its query as it was sent, for what is signed over it.
-    pub sent_path: &'r str,
     /// All headers, in the order they came.
     pub headers: Headers<'r>,
     /// The protocol of the `upgrade` header, in lower case.
@@ -36,6 +34,8 @@ pub struct HttpRequest<'r> {
     pub credentials: Credentials<'r>,
     /// The DPoP proof presented.
     pub proof: PresentedProof<'r>,
+    /// The names of the query's parameters that hold a token, as they are spelt; seldom any.
+    pub query_tokens: Vec<&'r str>,
 }
 
 /// Envoy lets 100 headers through unless it is told otherwise; twice that is read.
@@ -82,22 +82,22 @@ impl<'r> HttpRequest<'r> {
             Single::One(value) => PresentedProof::read(value),
             Single::Several => PresentedProof::Several,
         };
-        let token_in_query = path::query(path_attribute).is_some_and(path::has_access_token);
+        let query_tokens = path::query(path_attribute).map(path::access_tokens).unwrap_or_default();
         let request = Self {
             method,
             host: host::read(host_attribute).map_err(EvidenceError::Host)?,
             path: Path::read(path_attribute, method),
-            sent_path: path::without_query(path_attribute),
             headers,
             upgrade: found.upgrade()?,
             preflight: method == "OPTIONS" && found.is_preflight()?,
             grpc: found.is_grpc(),
-            credentials: if token_in_query {
-                credentials.beside_query_token()
-            } else {
+            credentials: if query_tokens.is_empty() {
                 credentials
+            } else {
+                credentials.beside_query_token()
             },
             proof,
+            query_tokens,
         };
         Ok((request, found.xfcc))
     }
@@ -223,6 +223,9 @@ impl<'r> Found<'r> {
             b":method" => agree(value, attributes.method)?,
             b":path" => agree(value, attributes.path)?,
             b":authority" => agree(value, attributes.host)?,
+            // Envoy makes it the authority: another one is for a server behind to choose (RFC 9113 §8.3.1).
+            b"host" => agree(value, attributes.host)
+                .map_err(|_differs| EvidenceError::Host(HostError::Several))?,
             [b':', ..] if name.is_ascii() => {}
             b"authorization" => self.authorization.add(value),
             b"dpop" => self.dpop.add(value),

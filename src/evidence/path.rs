@@ -70,10 +70,8 @@ pub struct Path<'r> {
     /// The forms that were found; where empty, the canonical reading is the only one that servers which
     /// follow RFC 3986 have.
     pub forms: PathForms,
-    /// Further readings that some servers have (escapes decoded once or twice, empty segments, dot
-    /// segments or parameters kept): a deny rule matches if any reading does. An encoded sub-delimiter
-    /// (`%40`) has a second reading without being ambiguous. Empty where [`PathForms::NEVER`] is found.
-    pub other_readings: Vec<String>,
+    /// As it was sent, where that is not canonical: what other readings there are is seen in it.
+    pub raw: Option<&'r str>,
 }
 
 /// The longest path with query that is read. Servers stop at 8 KiB for a request line by default, so that
@@ -87,32 +85,38 @@ impl<'r> Path<'r> {
     /// looked at here.
     #[must_use]
     pub fn read(attribute: &'r str, method: &str) -> Self {
-        let path = without_query(attribute);
+        let path = attribute.split_once('?').map_or(attribute, |(path, _)| path);
         let alone = matches!((path, method), ("", "CONNECT") | ("*", "OPTIONS"));
         if alone || is_canonical(path.as_bytes()) {
-            return Self {
-                canonical: Cow::Borrowed(path),
-                forms: PathForms::default(),
-                other_readings: Vec::new(),
-            };
+            return Self { canonical: Cow::Borrowed(path), forms: PathForms::default(), raw: None };
         }
         let bytes = path.as_bytes();
-        let forms = forms(bytes);
         let canonical = reading(bytes, Keep::default());
-        let other_readings = if forms.intersects(PathForms::NEVER) {
-            Vec::new()
-        } else {
-            other_readings(bytes, forms, &canonical)
-        };
         let canonical = if canonical == path { Cow::Borrowed(path) } else { Cow::Owned(canonical) };
-        Self { canonical, forms, other_readings }
+        Self { canonical, forms: forms(bytes), raw: Some(path) }
     }
-}
 
-/// Returns Envoy's `path` attribute without the query.
-#[must_use]
-pub fn without_query(attribute: &str) -> &str {
-    attribute.split_once('?').map_or(attribute, |(path, _)| path)
+    /// Returns the path as it was sent.
+    #[must_use]
+    pub fn sent(&self) -> &str {
+        self.raw.unwrap_or(&self.canonical)
+    }
+
+    /// Returns the further readings that some servers have (escapes decoded once or twice, empty segments,
+    /// dot segments or parameters kept): a deny rule matches if any reading does. An encoded sub-delimiter
+    /// (`%40`) has a second reading without being ambiguous. None where [`PathForms::NEVER`] is found.
+    ///
+    /// They take a hundred times as long as the rest of a check: to be asked for where a policy reads such
+    /// paths, and not of every path that a client sends.
+    #[must_use]
+    pub fn other_readings(&self) -> Vec<String> {
+        match self.raw {
+            Some(raw) if !self.forms.intersects(PathForms::NEVER) => {
+                other_readings(raw.as_bytes(), self.forms, &self.canonical)
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
 }
 
 /// Returns the query of Envoy's `path` attribute, without its `?`.
@@ -121,15 +125,23 @@ pub fn query(attribute: &str) -> Option<&str> {
     attribute.split_once('?').map(|(_, query)| query)
 }
 
-/// Returns whether the query has a parameter `access_token` (RFC 6750 §2.3), its name percent-decoded.
+/// Returns the names of the query's `access_token` parameters (RFC 6750 §2.3), each spelling once, as
+/// they are spelt: percent-decoded they are that name.
 #[must_use]
-pub fn has_access_token(query: &str) -> bool {
+pub fn access_tokens(query: &str) -> Vec<&str> {
     const NAME: &[u8] = b"access_token";
-    query.split('&').any(|parameter| {
-        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name).as_bytes();
-        // An escape takes three bytes: a longer name cannot decode to this one.
-        name == NAME || (name.len() <= 36 && name.contains(&b'%') && decode(name) == NAME)
-    })
+    let mut names: Vec<&str> = query
+        .split('&')
+        .map(|parameter| parameter.split_once('=').map_or(parameter, |(name, _)| name))
+        .filter(|name| {
+            let name = name.as_bytes();
+            // An escape takes three bytes: a longer name cannot decode to this one.
+            name == NAME || (name.len() <= 36 && name.contains(&b'%') && decode(name) == NAME)
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// What a reading leaves as it is; by default nothing.

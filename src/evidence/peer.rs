@@ -18,6 +18,9 @@ pub struct PeerEvidence<'r> {
     /// The SPIFFE ID as the request's text has it: XFCC's only URI, or `source.principal` where that alone is
     /// listed. Where only the certificate names it, it is `None` here: read it with [`PeerEvidence::spiffe`].
     pub spiffe: Option<SpiffeId<'r>>,
+    /// Whether the peer may have a SPIFFE ID that the listed sources do not tell: XFCC's element has no `URI`,
+    /// and neither a certificate nor a principal that is another name settles that there is none.
+    pub spiffe_untold: bool,
     /// DNS SANs, from XFCC (those of a certificate are in it).
     pub dns: Vec<&'r str>,
     /// SHA-256 of the certificate: from its DER where there is one, else XFCC's `Hash`.
@@ -129,12 +132,18 @@ impl<'r> PeerEvidence<'r> {
             }
         };
         let spiffe = name.map_or(Ok(None), workload)?;
+        // Envoy's principal is the first URI SAN where there is one: another name says that there is none.
+        let spiffe_untold = uri == Uri::NotWritten
+            && element.is_some()
+            && certificate.is_none()
+            && principal.is_none_or(is_spiffe_like);
         if let Some(principal) = principal {
             agree_on_principal(principal, certificate.as_deref(), element.as_ref())?;
         }
         let hash = element.as_ref().and_then(|element| element.hash);
         Ok(Some(Self {
             spiffe,
+            spiffe_untold,
             thumbprint: certificate.as_ref().map(|leaf| leaf.thumbprint()).or(hash),
             dns: element.map(|element| element.dns).unwrap_or_default(),
             certificate,

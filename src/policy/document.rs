@@ -24,6 +24,20 @@ pub struct Documents {
     /// Names of Issuer documents that are there but could not be decoded: their mistakes are reported
     /// already, and references to them do not dangle.
     pub broken_issuers: Vec<String>,
+    /// Of which kinds there may be documents whose names are not known: no reference to one dangles for
+    /// certain.
+    pub unnamed: Unnamed,
+}
+
+/// Kinds of which there may be documents that could not be decoded so far that their names are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unnamed {
+    /// Kind `Issuer`.
+    pub issuers: bool,
+    /// Kind `TrustDomain`.
+    pub trust_domains: bool,
+    /// Kind `PeerTrust`.
+    pub peer_trust: bool,
 }
 
 /// Whose certificates are believed.

@@ -88,11 +88,13 @@ impl FromPart {
     /// Says whether all fields name the peer.
     ///
     /// A peer whose certificate has a thumbprint that was not forwarded is named by no allow rule's
-    /// thumbprints and by every deny rule's: it has one, only which is not known. DNS names that were not
+    /// thumbprints and by every deny rule's: it has one, only which is not known. The same holds for a
+    /// SPIFFE ID that was not forwarded where there may be one. DNS names that were not
     /// forwarded cannot be told from there being none, and match nothing.
     fn names(&self, peer: &Peer<'_>, effect: Effect) -> bool {
-        let spiffe = self.spiffe.as_deref().is_none_or(|patterns| {
-            peer.spiffe.is_some_and(|id| patterns.iter().any(|pattern| pattern.matches(id)))
+        let spiffe = self.spiffe.as_deref().is_none_or(|patterns| match peer.spiffe {
+            Some(id) => patterns.iter().any(|pattern| pattern.matches(id)),
+            None => effect == Effect::Deny && peer.evidence.spiffe_untold,
         });
         let dns = self.dns.as_deref().is_none_or(|names| {
             let is_named = |san: &str| names.iter().any(|name| name.eq_ignore_ascii_case(san));

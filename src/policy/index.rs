@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::{
     evidence::{Attempt, Evidence, http::HttpRequest},
+    identity::SpiffeId,
     policy::{
         candidates::{Candidate, Candidates},
         document::Effect,
@@ -53,7 +54,7 @@ impl PolicySet {
     }
 
     /// Returns the upstream headers that are symbolon's own: those a policy sets and those the process
-    /// keeps, sorted, with `-` for `_`.
+    /// keeps, sorted, with `-` for every mark.
     pub fn owned_headers(&self) -> impl Iterator<Item = &str> {
         self.ownership.names()
     }
@@ -77,21 +78,29 @@ impl PolicySet {
                 self.collect(found, |_| true)
             }
             Attempt::Http(request) => {
+                if !request.path.forms.is_empty() && !self.reads(request, evidence.workload) {
+                    // Known before anything is verified: the answer must not depend on who asks. And before
+                    // the path's further readings are worked out, which a client could make many.
+                    return Candidates::ambiguous();
+                }
                 let query = Query::new(request);
-                let mut read = request.path.forms.is_empty();
                 self.workloads.visit(evidence.workload, &mut |hosts, only| {
                     hosts.visit(&request.host, &mut |paths, host| {
-                        read |= paths.reads(request.path.forms);
                         paths.find(&query, host, only, &mut found);
                     });
                 });
-                if !read {
-                    // Known before anything is verified: the answer must not depend on who asks.
-                    return Candidates::ambiguous();
-                }
                 self.collect(found, |rule| rule.asks_about(request))
             }
         }
+    }
+
+    /// Says whether a policy of this workload and host reads paths of such forms.
+    fn reads(&self, request: &HttpRequest<'_>, workload: Option<SpiffeId<'_>>) -> bool {
+        let mut reads = false;
+        self.workloads.visit(workload, &mut |hosts, _| {
+            hosts.visit(&request.host, &mut |paths, _| reads |= paths.reads(request.path.forms));
+        });
+        reads
     }
 
     fn collect<'s>(&'s self, mut found: Found<'s>, asks: impl Fn(&Rule) -> bool) -> Candidates<'s> {

@@ -147,6 +147,7 @@ fn read_file(decoding: &mut Decoding<'_>, file: &Arc<str>, bytes: &[u8]) -> Foun
             Owner::NearMiss(mistake) => {
                 decoding.decoder.report(mistake);
                 decoding.decoder.diagnostics.extend(document.mistakes.iter().cloned());
+                decoding.near_miss(&document.root);
             }
             Owner::Other if has_ours => {
                 decoding.decoder.report(

@@ -5,6 +5,7 @@ mod naive;
 mod proofs;
 mod properties;
 mod routing;
+mod upstream;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -31,7 +32,7 @@ use crate::{
         document::{
             BindingName, Documents, Effect, FromDocument, IssuerDocument, KeySource,
             OriginDocument, PeerTrustDocument, PolicyDocument, Profile, RuleDocument, Text,
-            ToDocument, TokenDocument, TrustDomainDocument, UpstreamDocument,
+            ToDocument, TokenDocument, TrustDomainDocument, Unnamed, UpstreamDocument,
         },
     },
     reason::Reason,
@@ -80,6 +81,7 @@ pub(super) fn documents(policies: Vec<PolicyDocument>) -> Documents {
         issuers: vec![issuer("corp", &[SELF, "https://other.example"]), issuer("ext", &[SELF])],
         policies,
         broken_issuers: vec![],
+        unnamed: Unnamed::default(),
     }
 }
 
@@ -201,18 +203,14 @@ pub(super) fn http<'r>(method: &'r str, host: &'r str, path: &'r str) -> Evidenc
         attempt: Attempt::Http(HttpRequest {
             method,
             host: Cow::Borrowed(host),
-            path: Path {
-                canonical: Cow::Borrowed(path),
-                forms: PathForms::default(),
-                other_readings: vec![],
-            },
-            sent_path: path,
+            path: Path { canonical: Cow::Borrowed(path), forms: PathForms::default(), raw: None },
             proof: PresentedProof::Absent,
             headers: Headers::default(),
             upgrade: None,
             preflight: false,
             grpc: false,
             credentials: Credentials::Absent,
+            query_tokens: Vec::new(),
         }),
         workload: None,
         peer: None,
@@ -231,10 +229,11 @@ impl<'r> Evidence<'r> {
         self
     }
 
-    pub(super) fn ambiguous(self, forms: PathForms, readings: &[&str]) -> Self {
+    /// Gives the path these forms, and this reading beside its canonical one.
+    pub(super) fn ambiguous(self, forms: PathForms, reading: Option<&'r str>) -> Self {
         self.with(|request| {
             request.path.forms = forms;
-            request.path.other_readings = readings.iter().map(|r| (*r).to_owned()).collect();
+            request.path.raw = reading;
         })
     }
 
@@ -252,8 +251,13 @@ pub(super) fn peer(spiffe: &'static str) -> Proof<Peer<'static>> {
     let spiffe = Some(SpiffeId::parse(spiffe).unwrap());
     let thumbprint = Some(Thumbprint::of(b"certificate"));
     // Leaked: tests are short.
-    let evidence =
-        Box::leak(Box::new(PeerEvidence { spiffe, dns: vec![], thumbprint, certificate: None }));
+    let evidence = Box::leak(Box::new(PeerEvidence {
+        spiffe,
+        spiffe_untold: false,
+        dns: vec![],
+        thumbprint,
+        certificate: None,
+    }));
     Proof::Proven(Peer { spiffe, thumbprint, evidence })
 }
 

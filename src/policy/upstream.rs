@@ -24,7 +24,7 @@ use crate::{
 pub(in crate::policy) struct Upstream {
     pub(in crate::policy) set: Box<[(Name, ValueTemplate)]>,
     pub(in crate::policy) remove: Box<[Name]>,
-    /// Override headers that are kept, with `-` for `_`.
+    /// Override headers that are kept, with `-` for every mark.
     pub(in crate::policy) keep: Box<[Box<str>]>,
     pub(in crate::policy) pass_unverified_token: bool,
 }
@@ -32,7 +32,7 @@ pub(in crate::policy) struct Upstream {
 /// A header's name in the two spellings that are removed whether they are seen or not.
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct Name {
-    /// With `-` for `_`.
+    /// With `-` for every mark.
     canonical: Bytes,
     /// With `_` for `-`, where that is another.
     underscored: Option<Bytes>,
@@ -42,19 +42,21 @@ pub(in crate::policy) struct Name {
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Ownership(Box<[Name]>);
 
-/// How the headers of an allowed request change. No name is both set and removed.
+/// How an allowed request changes: its headers, of which no name is both set and removed, and its query.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
     /// Name and value; each overwrites whatever the request has.
     pub set: SmallVec<[(Bytes, Bytes); 4]>,
     /// Names to remove.
     pub remove: SmallVec<[Bytes; 16]>,
+    /// Names of query parameters to remove, as the query spells them: Envoy compares them undecoded.
+    pub remove_parameters: Vec<Bytes>,
     /// A nonce for the client, which goes with the response (RFC 9449 §8.2).
-    pub nonce: Option<Bytes>,
+    pub nonce: Option<String>,
 }
 
 impl<'s> Permit<'s> {
-    /// Returns how the headers of the request change on its way to the service.
+    /// Returns how the request changes on its way to the service.
     ///
     /// # Errors
     /// A denial (`upstream_header_invalid`), where a value is no fit header value: the call is then not
@@ -69,8 +71,15 @@ impl<'s> Permit<'s> {
         let Some(request) = evidence.http() else { return Ok(HeaderChanges::default()) };
         let strip = Strip::of(self.rule(), self.verified_token(), request.credentials);
         let names = request.headers.iter().map(|(name, _)| name);
-        changes(self.rule(), self.ownership(), strip, names, principal, decision_id)
-            .map_err(|reason| Denial { reason, rule: Some(self.rule()) })
+        let mut changes =
+            changes(self.rule(), self.ownership(), strip, names, principal, decision_id)
+                .map_err(|reason| Denial { reason, rule: Some(self.rule()) })?;
+        if strip.query {
+            let names = request.query_tokens.iter();
+            changes.remove_parameters =
+                names.map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+        }
+        Ok(changes)
     }
 }
 
@@ -79,6 +88,8 @@ impl<'s> Permit<'s> {
 struct Strip {
     dpop: bool,
     authorization: bool,
+    /// Tokens in the query (RFC 6750 §2.3).
+    query: bool,
 }
 
 impl Strip {
@@ -86,12 +97,12 @@ impl Strip {
     fn of(rule: &Rule, verified_token: bool, credentials: Credentials<'_>) -> Self {
         let unverified = !verified_token && !rule.upstream.pass_unverified_token;
         let bearer = match credentials {
+            // Another scheme, which is none of ours; a token in the query is no header.
+            Credentials::Absent | Credentials::Unusable(Reason::TokenInQuery) => false,
             // What is ambiguous may hold one.
             Credentials::Token { .. } | Credentials::Unusable(_) => true,
-            // Another scheme, which is none of ours.
-            Credentials::Absent => false,
         };
-        Self { dpop: unverified, authorization: unverified && bearer }
+        Self { dpop: unverified, authorization: unverified && bearer, query: unverified }
     }
 }
 
@@ -141,10 +152,10 @@ impl HeaderChanges {
         }
         let kept = |name: &[u8]| upstream.keep.iter().any(|kept| kept.as_bytes() == name);
         let overrides = |name: &[u8]| OVERRIDES.iter().any(|known| known.as_bytes() == name);
-        let remove = if name.contains('_') {
+        let remove = if name.bytes().any(|b| b != b'-' && is_folded(b)) {
             let folded: SmallVec<[u8; 64]> = fold(name).collect();
             // The two pure spellings are removed whether they are seen or not.
-            let mixed = name.contains('-');
+            let mixed = name.bytes().any(|b| b != b'_' && is_folded(b));
             let removed = || upstream.remove.iter().any(|removed| *removed.canonical == *folded);
             (overrides(&folded) && !kept(&folded))
                 || (mixed && (ownership.owns(&folded) || removed()))
@@ -212,9 +223,14 @@ pub(in crate::policy) const OVERRIDES: [&str; 12] = [
     "x-rewrite-url",
 ];
 
-/// Returns the octets of `name` in the one spelling that upstreams fold to (CGI, WSGI, Rack).
+/// Returns the octets of `name` in the one spelling that upstreams fold to: CGI, WSGI and Rack take `_` for
+/// `-`, others (lighttpd for CGI, the variables of PHP) any other mark, too.
 pub(in crate::policy) fn fold(name: &str) -> impl Iterator<Item = u8> {
-    name.bytes().map(|b| if b == b'_' { b'-' } else { b.to_ascii_lowercase() })
+    name.bytes().map(|b| if is_folded(b) { b'-' } else { b.to_ascii_lowercase() })
+}
+
+const fn is_folded(byte: u8) -> bool {
+    !byte.is_ascii_alphanumeric()
 }
 
 #[cfg(test)]
@@ -246,7 +262,7 @@ mod tests {
         }
     }
 
-    const PASS: Strip = Strip { dpop: false, authorization: false };
+    const PASS: Strip = Strip { dpop: false, authorization: false, query: false };
 
     fn run(rule: &Rule, owned: &[&str], strip: Strip, names: &[&str]) -> HeaderChanges {
         let owned: Vec<String> = owned.iter().map(|name| (*name).to_owned()).collect();
@@ -327,7 +343,7 @@ mod tests {
 
     #[test]
     fn unverified_credentials_are_removed_where_present() {
-        let strip = Strip { dpop: true, authorization: true };
+        let strip = Strip { dpop: true, authorization: true, query: true };
         let rule = rule(&[], &[], &[]);
         let changes = run(&rule, &[], strip, &["authorization", "dpop"]);
         assert_eq!(
@@ -341,12 +357,14 @@ mod tests {
     fn credentials_go_on_where_they_were_verified_or_the_rule_passes_them() {
         let token = Credentials::Token { scheme: Scheme::Bearer, token: "t" };
         let mut rule = rule(&[], &[], &[]);
-        let strip = |dpop, authorization| Strip { dpop, authorization };
+        let strip = |query, authorization| Strip { dpop: query, authorization, query };
         assert_eq!(Strip::of(&rule, true, token), strip(false, false));
         assert_eq!(Strip::of(&rule, false, token), strip(true, true));
         assert_eq!(Strip::of(&rule, false, Credentials::Absent), strip(true, false));
         let two = Credentials::Unusable(Reason::CredentialsAmbiguous);
         assert_eq!(Strip::of(&rule, false, two), strip(true, true));
+        let in_query = Credentials::Unusable(Reason::TokenInQuery);
+        assert_eq!(Strip::of(&rule, false, in_query), strip(true, false));
         rule.upstream.pass_unverified_token = true;
         assert_eq!(Strip::of(&rule, false, token), strip(false, false));
     }

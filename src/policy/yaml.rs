@@ -9,7 +9,7 @@
 
 mod positions;
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -128,6 +128,10 @@ pub fn read(file: &Arc<str>, bytes: &[u8]) -> File {
         Ok(text) => text,
         Err(unreadable) => return File { documents: Vec::new(), unreadable: Some(unreadable) },
     };
+    // Of a block text that ends with the file and not with a line, the parsers read different ends.
+    let ended =
+        if text.ends_with('\n') { Cow::Borrowed(text) } else { Cow::Owned(format!("{text}\n")) };
+    let text = &*ended;
     let (drafts, mut unreadable) = positions::read(file, text);
     let mut values = serde_yaml::Deserializer::from_str(text);
     let mut documents = Vec::with_capacity(drafts.len());

@@ -2,14 +2,11 @@
 //!
 //! Numbers are written as numbers; the proto3 JSON mapping reads 64-bit ones from either form.
 
-#![expect(clippy::ref_option_ref, reason = "serde hands fields over by reference")]
+mod json;
 
-use std::io;
-
-use serde::{Serialize, Serializer};
-use serde_json::ser::{CharEscape, Formatter};
 use time::OffsetDateTime;
 
+use self::json::Object;
 use crate::{clock::UnixTime, reason::Reason, telemetry::decision_id::DecisionId};
 
 /// The longest text of a record. Longer ones are cut: what a client sends must not size our log.
@@ -21,44 +18,32 @@ pub const MAX_SCOPES: usize = 128;
 /// What is written down of one check. Borrowed from it, for as long as it takes to append it.
 ///
 /// It has no place for a token, a proof, a signature or a query string.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct DecisionRecord<'a> {
-    #[serde(serialize_with = "timestamp")]
     time: UnixTime,
     decision_id: DecisionId,
     decision: &'static str,
     reason: &'static str,
-    #[serde(skip_serializing_if = "is_zero")]
     status: u16,
     /// The deciding rule as `policy/rule`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a str>,
     /// Envoy's id of the request's stream.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub request_id: Option<&'a str>,
     /// The method.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub method: Option<&'a str>,
     /// Canonical host.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub host: Option<&'a str>,
     /// Canonical path without the query.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub path: Option<&'a str>,
     /// SPIFFE ID of the service called.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub workload: Option<&'a str>,
     /// SPIFFE ID of the Envoy that asked, where it authenticated itself.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub caller: Option<&'a str>,
     /// The peer, as far as it was established.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerRecord<'a>>,
     /// Claims of a token whose signature was verified.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenRecord<'a>>,
     /// The policy set that decided; `None` where none was loaded.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyRecord<'a>>,
     /// Microseconds from the check's arrival to its answer.
     pub duration_us: u64,
@@ -94,108 +79,106 @@ impl DecisionRecord<'_> {
     /// All but printable ASCII is escaped: a terminal or viewer that shows the line is not steered by
     /// what a client sent.
     pub fn append_to(&self, line: &mut Vec<u8>) {
-        let before = line.len();
-        let mut serializer = serde_json::Serializer::with_formatter(&mut *line, Ascii);
-        if self.serialize(&mut serializer).is_err() {
-            // Writing to memory does not fail; should it, half a line is worse than none.
-            line.truncate(before);
-            return;
+        let mut record = Object::start(line);
+        record.plain("time", &timestamp(self.time));
+        record.plain("decision_id", self.decision_id.as_str().as_bytes());
+        record.plain("decision", self.decision.as_bytes());
+        record.plain("reason", self.reason.as_bytes());
+        if self.status != 0 {
+            record.number("status", self.status.into());
         }
+        record.text("rule", self.rule);
+        record.text("request_id", self.request_id.map(cut));
+        record.text("method", self.method.map(cut));
+        record.text("host", self.host.map(cut));
+        record.text("path", self.path.map(cut));
+        record.text("workload", self.workload.map(cut));
+        record.text("caller", self.caller.map(cut));
+        if let Some(peer) = &self.peer {
+            peer.append_to(&mut record);
+        }
+        if let Some(token) = &self.token {
+            token.append_to(&mut record);
+        }
+        if let Some(policy) = &self.policy {
+            policy.append_to(&mut record);
+        }
+        record.number("duration_us", self.duration_us);
+        record.end();
         line.push(b'\n');
     }
 }
 
+impl PeerRecord<'_> {
+    fn append_to(&self, record: &mut Object<'_>) {
+        let mut peer = record.object("peer");
+        peer.text("spiffe", self.spiffe.map(cut));
+        peer.text("thumbprint", self.thumbprint);
+        peer.text("verified_by", self.verified_by);
+        peer.end();
+    }
+}
+
+impl TokenRecord<'_> {
+    fn append_to(&self, record: &mut Object<'_>) {
+        let mut token = record.object("token");
+        token.text("issuer", Some(self.issuer));
+        token.text("sub", self.sub.map(cut));
+        token.text("client_id", self.client_id.map(cut));
+        token.texts("scopes", self.scopes.iter().take(MAX_SCOPES).map(|scope| cut(scope)));
+        token.text("jti", self.jti.map(cut));
+        token.texts("binding", self.binding.iter().copied());
+        token.end();
+    }
+}
+
+impl PolicyRecord<'_> {
+    fn append_to(&self, record: &mut Object<'_>) {
+        let mut policy = record.object("policy");
+        policy.number("generation", self.generation);
+        policy.plain("hash", self.hash.as_bytes());
+        policy.text("commit", self.commit);
+        policy.end();
+    }
+}
+
 /// The peer of a record.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PeerRecord<'a> {
     /// Its SPIFFE ID.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub spiffe: Option<&'a str>,
     /// SHA-256 of its certificate, base64url without padding.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub thumbprint: Option<&'a str>,
     /// Who verified the certificate's chain: `envoy`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub verified_by: Option<&'a str>,
 }
 
 /// The token of a record.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TokenRecord<'a> {
     /// Name of the Issuer document.
     pub issuer: &'a str,
     /// `sub`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub sub: Option<&'a str>,
     /// `client_id`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub client_id: Option<&'a str>,
     /// The scopes held; the first [`MAX_SCOPES`].
-    #[serde(skip_serializing_if = "<[String]>::is_empty", serialize_with = "cut_each")]
     pub scopes: &'a [String],
     /// `jti`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut_some")]
     pub jti: Option<&'a str>,
     /// What binds it, and held: `certificate`, `dpop`, `none`.
-    #[serde(skip_serializing_if = "<[&str]>::is_empty")]
     pub binding: &'a [&'static str],
 }
 
 /// The policy set of a record.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct PolicyRecord<'a> {
     /// The load's number.
     pub generation: u64,
     /// The content's hash.
     pub hash: &'a str,
     /// The Git commit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<&'a str>,
-}
-
-/// Writes JSON in printable ASCII. Serde's own escaping leaves DEL and what is not ASCII to us.
-struct Ascii;
-
-impl Formatter for Ascii {
-    fn write_string_fragment<W>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()>
-    where
-        W: ?Sized + io::Write,
-    {
-        let plain = |byte: &u8| (b' '..=b'~').contains(byte);
-        if fragment.as_bytes().iter().all(plain) {
-            return writer.write_all(fragment.as_bytes());
-        }
-        for unit in fragment.encode_utf16() {
-            match u8::try_from(unit) {
-                Ok(byte) if plain(&byte) => writer.write_all(&[byte])?,
-                Ok(_) | Err(_) => write!(writer, "\\u{unit:04x}")?,
-            }
-        }
-        Ok(())
-    }
-
-    fn write_char_escape<W>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()>
-    where
-        W: ?Sized + io::Write,
-    {
-        serde_json::ser::CompactFormatter.write_char_escape(writer, escape)
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-const fn is_zero(status: &u16) -> bool {
-    *status == 0
-}
-
-fn cut_some<S: Serializer>(text: &Option<&str>, serializer: S) -> Result<S::Ok, S::Error> {
-    match text {
-        Some(text) => serializer.serialize_str(cut(text)),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn cut_each<S: Serializer>(texts: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(texts.iter().take(MAX_SCOPES).map(|text| cut(text)))
 }
 
 fn cut(text: &str) -> &str {
@@ -206,8 +189,8 @@ fn cut(text: &str) -> &str {
     text.get(..end).unwrap_or(text)
 }
 
-/// Writes RFC 3339 in UTC with microseconds, without a formatter's machinery: it is on every check.
-fn timestamp<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Error> {
+/// Returns RFC 3339 in UTC with microseconds, without a formatter's machinery: it is on every check.
+fn timestamp(time: UnixTime) -> [u8; 27] {
     let mut text = *b"0000-00-00T00:00:00.000000Z";
     let since = time.since_epoch();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
@@ -229,7 +212,7 @@ fn timestamp<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::
             rest /= 10;
         }
     }
-    serializer.serialize_str(str::from_utf8(&text).unwrap_or_default())
+    text
 }
 
 #[cfg(test)]

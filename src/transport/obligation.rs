@@ -8,39 +8,61 @@ use crate::{
         dpop::replay::{CheckId, ReplayError, Use},
     },
     evidence::{Evidence, authorization::Credentials},
-    policy::{Denial, Obligation},
+    policy::{Denial, Obligation, Permit, upstream::HeaderChanges},
     reason::Reason,
     response::{Challenge, Refusal},
-    transport::Context,
+    transport::{Check, Context},
 };
 
-impl Context {
-    /// Uses the proof up, unless the rule leaves that to others.
-    ///
-    /// # Errors
-    /// The reason of the denial that takes the place of the allow.
-    pub(super) async fn meet(
+/// What is known of a check that was decided.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) evidence: &'a Evidence<'a>,
+    pub(super) principal: &'a Principal<'a>,
+    /// As it came.
+    pub(super) message: &'a [u8],
+    pub(super) now: UnixTime,
+}
+
+impl Check<'_> {
+    /// Does what an allow depends on: first what may fail without a trace, last what uses a proof up.
+    pub(super) fn allow<'s>(
         &self,
-        obligation: Obligation<'_>,
-        check: Option<CheckId>,
-        now: UnixTime,
-    ) -> Result<(), Reason> {
+        permit: &Permit<'s>,
+        known: Known<'_>,
+    ) -> Result<HeaderChanges, Denial<'s>> {
+        let Known { evidence, principal, .. } = known;
+        let mut changes = permit.upstream(evidence, principal, self.id.as_str())?;
+        if let Some(obligation) = permit.obligation(principal) {
+            self.meet(obligation, known).map_err(|reason| permit.denied(reason))?;
+            if obligation.nonce {
+                changes.nonce = self.context.nonce(known);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Uses the proof up, unless the rule leaves that to others.
+    fn meet(&self, obligation: Obligation<'_>, known: Known<'_>) -> Result<(), Reason> {
         if !obligation.consume {
             return Ok(());
         }
+        let check = CheckId::new(self.caller, known.evidence.request_id, known.message);
         let used = Use { proof: obligation.proof, check };
-        match self.replay.consume(used, now).await {
+        match self.context.replay.consume(used, known.now) {
             Ok(()) => Ok(()),
             // A client that knows nonces mends this with a fresh one.
             Err(ReplayError::BeforeStart) if obligation.nonce => Err(Reason::DpopNonceInvalid),
             Err(error) => Err(error.into()),
         }
     }
+}
 
+impl Context {
     /// Returns a nonce for the client whose token this is.
-    pub(super) fn nonce(&self, principal: &Principal<'_>, now: UnixTime) -> Option<String> {
-        let Proof::Proven(bound) = &principal.token else { return None };
-        self.proofs.nonces().issue(bound.token.confirmation.key?, now)
+    pub(super) fn nonce(&self, known: Known<'_>) -> Option<String> {
+        let Proof::Proven(bound) = &known.principal.token else { return None };
+        self.proofs.nonces().issue(bound.token.confirmation.key?, known.now)
     }
 
     /// Returns a denial as the client gets it. `nonce` keeps one that goes with it.

@@ -11,10 +11,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body, Frame};
-use prost::Message;
 
 /// Why no message could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,16 +34,15 @@ pub enum UnaryError {
 /// # Errors
 /// As [`UnaryError`] says. A message over `limit` bytes is refused by its announced length, before it is
 /// buffered.
-pub async fn read_message<B>(body: B, limit: usize) -> Result<Bytes, UnaryError>
+pub async fn read_message<B>(body: &mut B, limit: usize) -> Result<Bytes, UnaryError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut body = body;
     let mut frame = Bytes::new();
     // Envoy sends a check in one DATA frame, which is then used without a copy; more are joined.
     let mut joined = BytesMut::new();
     loop {
-        let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
         let Some(next) = next else { break };
         let Ok(next) = next else { return Err(UnaryError::Stream) };
         let Ok(data) = next.into_data() else { continue };
@@ -84,15 +82,16 @@ fn announced_length(received: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()
 }
 
-/// Returns the response that carries `message`, with RPC status OK.
-pub fn respond<M: Message>(message: &M) -> Response<UnaryBody> {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(length.saturating_add(PREFIX));
-    frame.put_u8(0);
-    // A response is far below 4 GiB: headers and bodies of it are bounded.
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode_raw(&mut frame);
-    let mut response = Response::new(UnaryBody { data: Some(frame.freeze()), trailers: true });
+/// Returns the response that carries `message`, with RPC status OK. The message lies behind [`PREFIX`] bytes.
+#[must_use]
+pub fn respond(mut message: BytesMut) -> Response<UnaryBody> {
+    let length = message.len().saturating_sub(PREFIX);
+    if let Some(prefix) = message.get_mut(..PREFIX) {
+        // A response is far below 4 GiB: headers and bodies of it are bounded.
+        let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+        prefix.copy_from_slice(&[0, a, b, c, d]);
+    }
+    let mut response = Response::new(UnaryBody { data: Some(message.freeze()), trailers: true });
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -151,7 +150,7 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The prefix of a gRPC message: a compression flag and a length of four bytes.
-const PREFIX: usize = 5;
+pub const PREFIX: usize = 5;
 
 #[cfg(test)]
 mod tests {
@@ -174,7 +173,7 @@ mod tests {
     }
 
     async fn read(chunks: &[&'static [u8]], limit: usize) -> Result<Bytes, UnaryError> {
-        read_message(Chunks(chunks.iter().copied().collect()), limit).await
+        read_message(&mut Chunks(chunks.iter().copied().collect()), limit).await
     }
 
     #[tokio::test]

@@ -14,7 +14,13 @@ fn print(text: &str) -> Thumbprint {
 }
 
 fn peer(thumbprint: Option<Thumbprint>) -> PeerEvidence<'static> {
-    PeerEvidence { spiffe: None, dns: Vec::new(), thumbprint, certificate: None }
+    PeerEvidence {
+        spiffe: None,
+        spiffe_untold: false,
+        dns: Vec::new(),
+        thumbprint,
+        certificate: None,
+    }
 }
 
 /// For tokens that are bound to no key.

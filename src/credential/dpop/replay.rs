@@ -92,8 +92,7 @@ impl ReplayStore {
     ///
     /// # Errors
     /// As [`ReplayError`] says.
-    #[expect(clippy::unused_async, reason = "a shared store is asked over the network")]
-    pub async fn consume(&self, used: Use<'_>, now: UnixTime) -> Result<(), ReplayError> {
+    pub fn consume(&self, used: Use<'_>, now: UnixTime) -> Result<(), ReplayError> {
         match self {
             Self::Memory(store) => store.consume(used, now),
         }

@@ -207,6 +207,15 @@ fn a_token_in_the_query_makes_credentials_unusable() {
 }
 
 #[test]
+fn a_host_header_beside_another_authority_is_refused() {
+    assert!(with("GET", &[("host", "payments.example")]).is_ok());
+    assert_eq!(
+        with("GET", &[("host", "other.example")]),
+        Err(EvidenceError::Host(HostError::Several))
+    );
+}
+
+#[test]
 fn a_bad_host_is_refused_with_its_cause() {
     let mut check = check(&[]);
     http(&mut check).host = bytes("a,b");

@@ -173,6 +173,35 @@ fn a_principal_counts_as_an_identity_only_where_it_is_the_only_source() {
 }
 
 #[test]
+fn an_id_that_may_be_there_and_is_not_told_is_not_taken_for_absent() {
+    let (case, hash) = genuine();
+    let with = |names: &str, principal: &str| Case {
+        xfcc: Some(format!("By={OWN};Hash={hash}{names}")),
+        principal: principal.to_owned(),
+        ..case.clone()
+    };
+    let untold = |case: &Case, sources| {
+        let presented = Presented {
+            principal: &case.principal,
+            certificate: &case.certificate,
+            xfcc: Single::One(case.xfcc.as_ref().unwrap().as_bytes()),
+            own: &case.own,
+        };
+        let peer = PeerEvidence::read(&presented, sources, &CertificateCache::new(8));
+        peer.unwrap().unwrap().spiffe_untold
+    };
+    // Plain Envoy writes `By` and `Hash` alone unless it is told otherwise.
+    assert!(untold(&with("", WEB), ISTIO));
+    assert!(untold(&with("", ""), XFCC));
+    assert!(!untold(&with("", "web.example"), ISTIO));
+    assert!(!untold(&with("", "https://web.example/"), ISTIO));
+    assert!(!untold(&with(";URI=", ""), XFCC));
+    assert!(!untold(&with(&format!(";URI={WEB}"), WEB), ISTIO));
+    assert!(!untold(&with("", WEB), ALL));
+    assert!(!untold(&case, ENVOY));
+}
+
+#[test]
 fn a_name_that_begins_like_a_spiffe_id_must_be_one() {
     for (name, error) in [
         ("spiffe://prod.example", NameError::NoPath),

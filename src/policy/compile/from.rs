@@ -37,7 +37,7 @@ impl Compiler<'_> {
     pub(super) fn check_trust_domains(&mut self, patterns: &[Text]) {
         let declared: Vec<&str> =
             self.documents.trust_domains.iter().map(|domain| &*domain.name.value).collect();
-        if declared.is_empty() {
+        if declared.is_empty() || self.documents.unnamed.trust_domains {
             return;
         }
         for text in patterns {
@@ -56,7 +56,7 @@ impl Compiler<'_> {
 
     /// Nothing in a check shows what Envoy was told to forward, so that there is no default.
     pub(super) fn needs_peer_trust(&mut self, at: &At, what: &str) {
-        if self.documents.peer_trust.is_none() {
+        if self.documents.peer_trust.is_none() && !self.documents.unnamed.peer_trust {
             let message = format!("{what} needs a PeerTrust document, and there is none");
             self.report(Diagnostic::new(at, message).help(PEER_TRUST_LINES));
         }

@@ -3,6 +3,7 @@
 use super::{distance, suggest};
 use crate::{
     diagnostic::Spanned,
+    evidence::PeerSources,
     policy::{
         document::{
             BindingName, Documents, NonceMode, OriginDocument, PolicyDocument, ReplayMode,
@@ -310,6 +311,55 @@ fn tcp_rules_ask_for_workload_and_peer_only() {
 }
 
 #[test]
+fn tcp_rules_name_the_peer_by_what_a_tcp_check_carries() {
+    let listed = |principal, certificate, xfcc| PeerSources { principal, certificate, xfcc };
+    let wrong_for = |rule: RuleDocument, sources| {
+        let rule = rule.to(|to| to.tcp = Some(vec![Spanned { value: 443, at: at("port") }]));
+        let scoped =
+            PolicyDocument { workloads: texts(&[WEB]), hosts: None, ..policy("p", vec![rule]) };
+        let mut documents = documents(vec![scoped]);
+        documents.peer_trust.as_mut().unwrap().evidence.value = sources;
+        wrong(&documents)
+    };
+    let by_spiffe = |rule: RuleDocument| rule.spiffe(&[WEB]);
+    let by_dns = |rule: RuleDocument| {
+        let mut rule = rule.spiffe(&[WEB]);
+        rule.from.as_mut().unwrap().dns = texts(&["web.example"]);
+        rule
+    };
+    for rule in [open("r"), deny("r")] {
+        is(
+            &wrong_for(by_spiffe(rule.clone()), listed(false, false, true)),
+            &[(
+                "from",
+                "`from` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust lists `xfcc` alone",
+            )],
+        );
+        is(
+            &wrong_for(by_dns(rule.clone()), listed(true, false, true)),
+            &[(
+                "web.example",
+                "`dns` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust does not list \
+                 `certificate`",
+            )],
+        );
+        is(&wrong_for(by_spiffe(rule.clone()), listed(true, false, true)), &[]);
+        is(&wrong_for(by_dns(rule), listed(true, true, true)), &[]);
+    }
+}
+
+#[test]
+fn a_path_that_its_policy_does_not_read_is_refused_in_allow_rules() {
+    let message = "such a path is ambiguous and denied, so that this one never matches";
+    let paths = ["/a%2Fb/{x}", "/a/{**}", "/a!"];
+    is(&wrong_rule(open("r").paths(&paths)), &[("/a%2Fb/{x}", message), ("/a!", message)]);
+    is(&wrong_rule(deny("r").paths(&paths)), &[]);
+    let mut opted = policy("p", vec![open("r").paths(&paths)]);
+    opted.path_forms = texts(&["encoded-delimiters", "non-ascii"]).unwrap();
+    is(&wrong_policy(opted), &[]);
+}
+
+#[test]
 fn path_forms_have_names() {
     let mut policy = policy("p", vec![open("r")]);
     policy.path_forms = vec![text("dot-segment"), text("x")];
@@ -332,8 +382,8 @@ fn case_is_ignored_for_ascii_letters_only() {
 fn headers_of_others_cannot_be_set() {
     for (name, message) in [
         (":path", "`:path` is a pseudo-header and cannot be changed"),
-        ("X-Caller", "a header name is written in lower case and with `-` for `_`"),
-        ("x_caller", "a header name is written in lower case and with `-` for `_`"),
+        ("X-Caller", "a header name is written in lower case, with no mark but `-`"),
+        ("x_caller", "a header name is written in lower case, with no mark but `-`"),
         ("x caller", "`x caller` is not a header name"),
         ("host", "`host` belongs to the proxy and cannot be set"),
         ("connection", "`connection` belongs to the proxy and cannot be set"),
@@ -380,6 +430,22 @@ fn a_header_is_set_or_removed_once_and_overrides_alone_are_kept() {
             ("x-a", "the header `x-a` is set or removed twice"),
             ("host", "`host` belongs to the proxy and cannot be removed"),
             ("x-original-ur", "`x-original-ur` is not a method or path override header"),
+        ],
+    );
+}
+
+#[test]
+fn what_contradicts_itself_in_upstream_is_refused() {
+    let mut rule = open("r").token(&["corp"], &[]).upstream(&[("x-a", "a")]);
+    let upstream = rule.upstream.as_mut().unwrap();
+    upstream.pass_unverified_token = true;
+    upstream.remove = vec![text("x-original-uri")];
+    upstream.keep = vec![text("x-original-uri")];
+    is(
+        &wrong_rule(rule),
+        &[
+            ("token", "`token` beside `unverifiedToken: pass`: what goes on is verified here"),
+            ("x-original-uri", "the header `x-original-uri` is removed and kept"),
         ],
     );
 }

@@ -2,9 +2,10 @@
 
 use crate::{
     diagnostic::Diagnostic,
+    evidence::path::{Path, PathForms},
     policy::{
         compile::Compiler,
-        document::{Effect, PolicyDocument, RuleDocument, ToDocument},
+        document::{Effect, FromDocument, PolicyDocument, RuleDocument, ToDocument},
         pattern::{Template, name},
         rule::Route,
     },
@@ -31,6 +32,9 @@ impl Compiler<'_> {
         if policy.case_insensitive {
             self.check_case(to);
         }
+        if rule.effect == Effect::Allow {
+            self.check_forms(policy, to);
+        }
         let tcp = to.tcp.as_ref().map(|ports| {
             self.unique_values(ports);
             for port in ports.iter().filter(|port| port.value == 0) {
@@ -40,6 +44,32 @@ impl Compiler<'_> {
         });
         let upgrades = self.list(to.upgrades.as_deref(), name::upgrade);
         (Route { methods, paths, tcp }, upgrades.map(Into::into), to.preflight)
+    }
+
+    /// A path that policies read only where they opt in never matches where this one does not. In a deny
+    /// rule it may: such a path matches every one.
+    fn check_forms(&mut self, policy: &PolicyDocument, to: &ToDocument) {
+        let opted = |form: &str| policy.path_forms.iter().any(|opted| opted.value == form);
+        for text in to.paths.iter().flatten() {
+            if Template::parse(&text.value).is_err() {
+                continue;
+            }
+            // Placeholders have no forms.
+            let forms = Path::read(&text.value, "GET").forms;
+            for (name, form) in PathForms::NAMED {
+                if forms.intersects(form) && !opted(name) {
+                    self.report(
+                        Diagnostic::new(
+                            &text.at,
+                            "such a path is ambiguous and denied, so that this one never matches",
+                        )
+                        .help(format!(
+                            "say `pathForms: [{name}]` in the policy's `spec` to read it"
+                        )),
+                    );
+                }
+            }
+        }
     }
 
     /// Which letters beyond ASCII are the same but for case differs among servers.
@@ -76,11 +106,42 @@ impl Compiler<'_> {
                 self.wrong(&to.at, format!("`{name}` beside `tcp`: a TCP check carries no HTTP"));
             }
         }
+        if let Some(from) = &rule.from {
+            self.check_tcp_peer(from);
+        }
         if let Some(token) = &rule.token {
             self.wrong(&token.at, "`token` in a rule with `tcp`: a TCP check carries no token");
         }
         if rule.upstream.is_some() && rule.effect == Effect::Allow {
             self.wrong(&rule.at, "`upstream` in a rule with `tcp`: a TCP check carries no headers");
+        }
+    }
+
+    /// XFCC is HTTP's: what it alone would tell is never known of a connection, so that an allow rule could
+    /// not hold and a deny rule not match.
+    fn check_tcp_peer(&mut self, from: &FromDocument) {
+        let Some(peer_trust) = &self.documents.peer_trust else { return };
+        let sources = peer_trust.evidence.value;
+        if !sources.principal && !sources.certificate {
+            self.report(
+                Diagnostic::new(
+                    &from.at,
+                    "`from` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust lists `xfcc` alone",
+                )
+                .help("list `principal` or `certificate` in its `evidence` too"),
+            );
+        } else if !sources.certificate && sources.xfcc {
+            for (name, texts) in [("dns", &from.dns), ("thumbprints", &from.thumbprints)] {
+                if let Some(text) = texts.iter().flatten().next() {
+                    let message = format!(
+                        "`{name}` in a rule with `tcp`: a TCP check carries no XFCC, and PeerTrust does not \
+                         list `certificate`"
+                    );
+                    self.report(Diagnostic::new(&text.at, message).help(
+                        "name the peer by `spiffe`, or list `certificate` in `evidence` too",
+                    ));
+                }
+            }
         }
     }
 }

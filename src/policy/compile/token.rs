@@ -91,7 +91,8 @@ impl Compiler<'_> {
         let mut named = Vec::new();
         for name in &token.issuers {
             let Some(issuer) = self.issuer(&name.value) else {
-                if !self.documents.broken_issuers.contains(&name.value) {
+                let is_broken = self.documents.broken_issuers.contains(&name.value);
+                if !is_broken && !self.documents.unnamed.issuers {
                     let message = format!("no Issuer `{}` is declared", name.value);
                     let known = self.documents.issuers.iter().map(|issuer| &*issuer.name.value);
                     let help = suggest(&name.value, known);

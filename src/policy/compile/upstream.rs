@@ -39,6 +39,15 @@ impl Compiler<'_> {
             }
             set.extend(parsed.zip(value));
         }
+        if let (true, Some(token)) = (document.pass_unverified_token, &rule.token) {
+            self.wrong(
+                &token.at,
+                "`token` beside `unverifiedToken: pass`: what goes on is verified here",
+            );
+        }
+        for name in document.keep.iter().filter(|name| seen.contains(&*name.value)) {
+            self.wrong(&name.at, format!("the header `{}` is removed and kept", name.value));
+        }
         let remove =
             document.remove.iter().filter_map(|name| self.parse(name, header_to_remove)).collect();
         Upstream {
@@ -117,14 +126,14 @@ fn header(text: &str) -> Result<Name, PatternError> {
     if !is_token(text) {
         return Err(PatternError::new(format!("`{}` is not a header name", text.escape_debug())));
     }
-    let canonical = text.to_ascii_lowercase().replace('_', "-");
-    if canonical != text {
+    let name = Name::new(text);
+    if name.as_str() != text {
         return Err(PatternError::new(
-            "a header name is written in lower case and with `-` for `_`",
+            "a header name is written in lower case, with no mark but `-`",
         )
-        .help(format!("write `{canonical}`")));
+        .help(format!("write `{}`", name.as_str())));
     }
-    Ok(Name::new(text))
+    Ok(name)
 }
 
 fn starts_with(text: &str, prefixes: &[&str]) -> bool {

@@ -8,7 +8,7 @@ use crate::{
     evidence::PeerSources,
     identity::SpiffeId,
     policy::{
-        document::{Documents, PeerTrustDocument, Text, TrustDomainDocument},
+        document::{Documents, PeerTrustDocument, Text, TrustDomainDocument, Unnamed},
         yaml::{Node, Value},
     },
 };
@@ -34,12 +34,47 @@ pub enum Owner {
 }
 
 /// Says whose the document `root` is, from its `apiVersion` and `kind`.
+///
+/// One of ours inside another's (a Kubernetes `List`, a list of documents) is a near miss: it would not be
+/// read. Text that quotes one (a `ConfigMap`) is not looked into.
 #[must_use]
 pub fn owner(root: &Node) -> Owner {
+    match owner_of_outermost(root) {
+        Owner::Other => nested(root).map_or(Owner::Other, |at| {
+            Owner::NearMiss(
+                Diagnostic::new(at, "a symbolon document inside another is not read")
+                    .help("make it a document of its own"),
+            )
+        }),
+        known @ (Owner::Ours(_) | Owner::NearMiss(_) | Owner::Nobody) => known,
+    }
+}
+
+/// Returns where a document of ours stands inside another. The depth is bounded by that of the tree.
+fn nested(node: &Node) -> Option<&At> {
+    match &node.value {
+        Value::Map(entries) => {
+            let version = node.entry("apiVersion").filter(|entry| {
+                entry.node.as_text().is_some_and(|text| text.starts_with("symbolon/"))
+            });
+            match version {
+                Some(version) if node.entry("kind").is_some() => Some(&version.key.at),
+                Some(_) | None => entries.iter().find_map(|entry| nested(&entry.node)),
+            }
+        }
+        Value::List(items) => items.iter().find_map(nested),
+        Value::Null | Value::Flag(_) | Value::Number(_) | Value::Text(_) => None,
+    }
+}
+
+fn owner_of_outermost(root: &Node) -> Owner {
     let Value::Map(entries) = &root.value else {
         return if root.value == Value::Null { Owner::Nobody } else { Owner::Other };
     };
-    let Some(version) = root.entry("apiVersion") else {
+    // Given twice, the one that is ours counts: another parser may take either, and being ours reports it.
+    let versions = || entries.iter().filter(|entry| entry.key.value == "apiVersion");
+    let ours = versions().find(|entry| entry.node.as_text().is_some_and(is_our_group));
+    let Some(version) = ours.or_else(|| versions().next()) else {
         let misnamed = entries.iter().find(|entry| {
             entry.key.value.eq_ignore_ascii_case("apiVersion")
                 || entry.node.as_text().is_some_and(|text| text.eq_ignore_ascii_case(API_VERSION))
@@ -189,16 +224,52 @@ impl<'t> Decoding<'t> {
                 line.split_once("name:").map(|(_, rest)| first_word(rest).to_owned())
             });
             match kind {
-                Some("Issuer") => self.documents.broken_issuers.extend(names),
-                Some("TrustDomain") => {
-                    self.documents.trust_domains.extend(names.map(|value| TrustDomainDocument {
-                        name: Spanned { value, at: at.clone() },
-                    }));
-                }
-                Some("PeerTrust") => self.stand_in(&at),
-                Some(_) | None => {}
+                Some(kind) => self.seems_declared(kind, names, &at),
+                // In flow style, perhaps: it may be anything.
+                None if part.contains("symbolon/") => self.seems_declared_unknown(),
+                None => {}
             }
         }
+    }
+
+    /// Takes in what a document that is nearly ours seems to declare, likewise.
+    pub fn near_miss(&mut self, root: &Node) {
+        let text = |node: &Node, key: &str| node.entry(key).map(|entry| entry.node.clone());
+        let name = text(root, "metadata").and_then(|metadata| text(&metadata, "name"));
+        let name = name.and_then(|name| name.as_text().map(str::to_owned));
+        let nearest = |kind: &str| {
+            text::nearest(kind, &KINDS).or_else(|| text::nearest(kind, &KINDS_NOT_ENFORCED))
+        };
+        match kind_of(root).and_then(nearest) {
+            Some(kind) => self.seems_declared(kind, name.into_iter(), &root.at),
+            None => self.seems_declared_unknown(),
+        }
+    }
+
+    fn seems_declared(&mut self, kind: &str, names: impl Iterator<Item = String>, at: &At) {
+        let documents = &mut self.documents;
+        let mut names = names.peekable();
+        let is_unnamed = names.peek().is_none();
+        match kind {
+            "Issuer" => {
+                documents.unnamed.issuers |= is_unnamed;
+                documents.broken_issuers.extend(names);
+            }
+            "TrustDomain" => {
+                documents.unnamed.trust_domains |= is_unnamed;
+                documents.trust_domains.extend(
+                    names.map(|value| TrustDomainDocument {
+                        name: Spanned { value, at: at.clone() },
+                    }),
+                );
+            }
+            "PeerTrust" => self.stand_in(at),
+            _ => {}
+        }
+    }
+
+    const fn seems_declared_unknown(&mut self) {
+        self.documents.unnamed = Unnamed { issuers: true, trust_domains: true, peer_trust: true };
     }
 
     /// Puts a `PeerTrust` in the place of one that could not be decoded, so that rules which need one are
@@ -254,6 +325,7 @@ impl<'t> Decoding<'t> {
             }
             spec.finish(&mut self.decoder);
         }
+        self.documents.unnamed.trust_domains |= name.is_err();
         self.documents.trust_domains.push(TrustDomainDocument { name: name? });
         Ok(())
     }
@@ -305,7 +377,7 @@ impl<'t> Decoding<'t> {
         match (name, spec) {
             (Ok(name), Ok(spec)) => self.documents.issuers.push(spec.named(name)),
             (Ok(name), Err(Broken)) => self.documents.broken_issuers.push(name.value),
-            (Err(Broken), Ok(_) | Err(Broken)) => {}
+            (Err(Broken), Ok(_) | Err(Broken)) => self.documents.unnamed.issuers = true,
         }
     }
 

@@ -89,11 +89,11 @@ impl<'q> Query<'q> {
         if let Cow::Owned(path) = normal(canonical) {
             denied.push(Cow::Owned(path));
         }
-        for reading in &request.path.other_readings {
-            denied.push(Cow::Borrowed(reading));
-            if let Cow::Owned(path) = normal(reading) {
+        for reading in request.path.other_readings() {
+            if let Cow::Owned(path) = normal(&reading) {
                 denied.push(Cow::Owned(path));
             }
+            denied.push(Cow::Owned(reading));
         }
         Self { method: request.method, forms: request.path.forms, canonical, denied }
     }

@@ -295,6 +295,34 @@ fn a_foreign_document_beside_ours_is_refused() {
 }
 
 #[test]
+fn a_document_of_ours_inside_another_is_refused() {
+    let indented = |by: &str| ISSUER.replace('\n', &format!("\n{by}"));
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}", indented("  "));
+    one(
+        &[("a.yaml", list.trim_end())],
+        ("a.yaml", 4, 3, "items[0].apiVersion", "a symbolon document inside another is not read"),
+    );
+    let list = format!("- {}", indented("  "));
+    one(
+        &[("a.yaml", list.trim_end())],
+        ("a.yaml", 1, 3, "[0].apiVersion", "a symbolon document inside another is not read"),
+    );
+    let quoted = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata:\n  a.yaml: |\n    {}",
+        indented("    ")
+    );
+    let loaded = load(&tree(&[("a.yaml", ISSUER), ("map.yaml", quoted.trim_end())]), &[]).unwrap();
+    assert_eq!(loaded.skipped.len(), 1);
+}
+
+#[test]
+fn a_second_api_version_cannot_hide_a_document_of_ours() {
+    let twice = format!("apiVersion: v1\n{ISSUER}");
+    let message = "`apiVersion` is given twice";
+    one(&[("a.yaml", &twice)], ("a.yaml", 2, 1, "apiVersion", message));
+}
+
+#[test]
 fn aliases_cannot_hide_a_document_of_ours() {
     let text = "x: {v: &v symbolon/v1}\napiVersion: *v\nkind: Kustomization\n";
     let found = mistakes(&[("a.yaml", ISSUER), ("b.yaml", text)]);
@@ -457,7 +485,6 @@ fn the_order_of_mistakes_is_that_of_files_and_lines_with_their_texts() {
 }
 
 #[test]
-#[ignore = "until `compile` resolves names"]
 fn unknown_fields_in_two_files_and_a_dangling_reference_come_out_of_one_run() {
     let issuer = ISSUER.replace("  keys:", "  audience: x\n  keys:");
     let policy = POLICY
@@ -500,7 +527,9 @@ fn what_is_broken_does_not_make_what_names_it_dangle() {
     let domain = "apiVersion: symbolon/v1\nkind: TrustDomain\nmetadata: {name: prod.example}\n";
     let policy =
         POLICY.replace("token:", "from: {spiffe: [\"spiffe://prod.example/a\"]}\n    token:");
-    let files = [("a", ISSUER), ("b", trust), ("c", domain), ("d", policy.as_str())];
+    // Beside this one, a trust domain that is not declared dangles.
+    let other = domain.replace("prod.example", "other.example");
+    let files = [("a", ISSUER), ("b", trust), ("c", domain), ("d", policy.as_str()), ("e", &other)];
     let whole = files.map(|(name, text)| (format!("{name}.yaml"), text.to_owned()));
     for (index, from, to, line) in [
         (0, "audiences", "audience", 4),
@@ -513,6 +542,19 @@ fn what_is_broken_does_not_make_what_names_it_dangle() {
         (2, "{name: prod.example", "{name: prod.example", 0),
         (2, "{name: prod.example}", "{name: prod.example", 3),
         (2, "{name: prod.example}", "!x {name: prod.example}", 3),
+        (0, "symbolon/v1", "symbolon/v2", 1),
+        (0, "kind: Issuer", "kind: Isuer", 2),
+        (0, "kind: Issuer\n", "", 1),
+        (0, "{name: corp}", "{name: \"co rp\"}", 3),
+        (0, "metadata: {name: corp}\n", "", 1),
+        (1, "symbolon/v1", "symbolon/v2", 1),
+        (1, "kind: PeerTrust", "kind: PeerTrusts", 2),
+        (1, "kind: PeerTrust\n", "", 1),
+        (1, "apiVersion: symbolon/v1\n", "apiVersion: symbolon/v1\nspec: {evidence: [xfcc]}\n", 5),
+        (1, "{name: mesh}", "{name: \"me sh\"}", 3),
+        (2, "symbolon/v1", "symbolon/v2", 1),
+        (2, "{name: prod.example", "{name: Prod.example", 3),
+        (2, "{name: prod.example}", "{nam: prod.example}", 3),
     ] {
         let mut files = whole.clone();
         files[index].1 = files[index].1.replacen(from, to, 1);

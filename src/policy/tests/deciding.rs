@@ -22,7 +22,7 @@ fn set(rules: Vec<RuleDocument>) -> PolicySet {
     compiled(vec![policy("p", rules)])
 }
 
-fn by(peer: Proof<Peer<'static>>, token: Proof<BoundToken>) -> Principal<'static> {
+fn by(peer: Proof<Peer<'_>>, token: Proof<BoundToken>) -> Principal<'_> {
     Principal { peer, token, refused_token: None }
 }
 
@@ -57,6 +57,7 @@ fn different_fields_of_from_must_all_hold() {
     assert_eq!(reason(rule.clone(), &by(peer(WEB), Proof::Absent)), Reason::PeerNotAllowed);
     let evidence = PeerEvidence {
         spiffe: None,
+        spiffe_untold: false,
         dns: vec!["a.example", "WEB.example"],
         thumbprint: None,
         certificate: None,
@@ -72,7 +73,13 @@ fn different_fields_of_from_must_all_hold() {
 
 #[test]
 fn a_thumbprint_that_was_not_forwarded_fails_allow_rules_and_matches_deny_rules() {
-    let evidence = PeerEvidence { spiffe: None, dns: vec![], thumbprint: None, certificate: None };
+    let evidence = PeerEvidence {
+        spiffe: None,
+        spiffe_untold: false,
+        dns: vec![],
+        thumbprint: None,
+        certificate: None,
+    };
     let unknown = Peer { spiffe: None, thumbprint: None, evidence: &evidence };
     let principal =
         Principal { peer: Proof::Proven(unknown), token: Proof::Absent, refused_token: None };
@@ -85,6 +92,24 @@ fn a_thumbprint_that_was_not_forwarded_fails_allow_rules_and_matches_deny_rules(
     };
     assert_eq!(reason(by_thumbprint(open("r")), &principal), Reason::PeerNotAllowed);
     assert_eq!(denied(by_thumbprint(deny("r")), &principal), ExplicitDeny);
+}
+
+#[test]
+fn a_spiffe_id_that_was_not_forwarded_fails_allow_rules_and_matches_deny_rules() {
+    for (spiffe_untold, expected) in [(true, ExplicitDeny), (false, Allowed)] {
+        let evidence = PeerEvidence {
+            spiffe: None,
+            spiffe_untold,
+            dns: vec![],
+            thumbprint: Some(Thumbprint::of(b"certificate")),
+            certificate: None,
+        };
+        let unnamed = Peer { spiffe: None, thumbprint: evidence.thumbprint, evidence: &evidence };
+        let principal = by(Proof::Proven(unnamed), Proof::Absent);
+        let allow = open("r").spiffe(WEB_ONLY);
+        assert_eq!(reason(allow, &principal), Reason::PeerNotAllowed);
+        assert_eq!(denied(deny("r").spiffe(WEB_ONLY), &principal), expected);
+    }
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn asks(
     let preflight = !to.preflight || request.preflight;
     let mut readings = vec![request.path.canonical.to_string()];
     if deny {
-        readings.extend(request.path.other_readings.iter().cloned());
+        readings.extend(request.path.other_readings());
         let normals: Vec<String> = readings.iter().map(|r| normal(r).into_owned()).collect();
         readings.extend(normals);
     }

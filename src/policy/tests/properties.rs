@@ -162,7 +162,7 @@ fn requests() -> impl Strategy<Value = Evidence<'static>> {
                     request.preflight = preflight && !upgrade;
                 });
                 if !forms.is_empty() {
-                    evidence = evidence.ambiguous(forms, &[reading]);
+                    evidence = evidence.ambiguous(forms, Some(reading));
                 }
                 if let Some(workload) = workload {
                     evidence = evidence.of(workload);

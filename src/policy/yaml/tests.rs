@@ -154,6 +154,10 @@ fn the_parsers_agree_on_a_corpus() {
         "a: 99999999999999999999\n",
         "%YAML 1.2\n---\na: 1\n",
         "a: 1\r\nb: [x,\r\n  y]\r\n",
+        "a: |\n  x",
+        "a: >\n  x\n  ",
+        "a: |+\n  x",
+        "a: b\n---\nc: |-\n  x",
     ] {
         let file = read_text(text);
         let message = file.unreadable.as_ref().map(|m| m.message.as_str());

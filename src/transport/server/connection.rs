@@ -165,15 +165,14 @@ where
     };
     let _open = shared.observer.opened();
     let age = age(shared, caller.as_ref());
-    let calls = Arc::new(Calls {
+    let calls = Calls {
         service: shared.service.clone(),
         health: shared.health.clone(),
         caller: caller.and_then(|caller| caller.id),
-    });
-    let connection = shared.http2.serve_connection(
-        TokioIo::new(io),
-        service_fn(move |request| dispatch(Arc::clone(&calls), request)),
-    );
+    };
+    let connection = shared
+        .http2
+        .serve_connection(TokioIo::new(io), service_fn(move |request| dispatch(&calls, request)));
     let mut connection = pin!(connection);
     // The connection first: it is what a wake-up is nearly always about.
     let grace = tokio::select! {

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, error::Error, future::Future, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::future;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -19,8 +20,11 @@ pub trait CheckService: Clone + Send + Sync + 'static {
 
     /// Answers one call of `envoy.service.auth.v3.Authorization/Check` that `caller` makes: the SPIFFE ID
     /// that its TLS certificate proves, `None` where it was not asked for one.
+    ///
+    /// What of the request is not needed until the end is best dropped before the future is made: each call
+    /// is a task, and its size is copied.
     fn call(
-        &self,
+        self,
         request: Request<Incoming>,
         caller: Option<Arc<str>>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
@@ -34,29 +38,37 @@ pub(super) struct Calls<S> {
 }
 
 /// Answers one call. Only a panic of the service leaves it without an answer: its stream is then reset.
-pub(super) async fn dispatch<S: CheckService>(
-    calls: Arc<Calls<S>>,
+pub(super) fn dispatch<S: CheckService>(
+    calls: &Calls<S>,
     request: Request<Incoming>,
-) -> Result<Response<Either<S::Body, Body>>, Infallible> {
+) -> impl Future<Output = Result<Response<Either<S::Body, Body>>, Infallible>> + Send + use<S> {
     let path = request.uri().path();
     let is_check = path == CHECK;
-    let other = if !is_check && !path.starts_with(HEALTH) {
-        Status::unimplemented("no such method").into_http()
+    let refused = if !is_check && !path.starts_with(HEALTH) {
+        Some(Status::unimplemented("no such method").into_http())
     } else if !is_grpc(request.headers()) {
         // gRPC over HTTP/2, "Requests": what is not gRPC is answered 415.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        response
+        Some(response)
     } else if request.method() != Method::POST {
-        Status::unimplemented("gRPC calls are POST").into_http()
-    } else if is_check {
-        let answer = calls.service.call(request, calls.caller.clone()).await;
-        return Ok(answer.map(Either::Left));
+        Some(Status::unimplemented("gRPC calls are POST").into_http())
     } else {
-        // Boxed, so that the rare question does not make the future of every check larger.
-        Box::pin(calls.health.clone().call(request)).await?
+        None
     };
-    Ok(other.map(Either::Right))
+    if is_check && refused.is_none() {
+        let answer = calls.service.clone().call(request, calls.caller.clone());
+        return future::Either::Left(async move { Ok(answer.await.map(Either::Left)) });
+    }
+    let mut health = calls.health.clone();
+    // Boxed, so that the rare question does not make the future of every check larger.
+    future::Either::Right(Box::pin(async move {
+        let other = match refused {
+            Some(refused) => refused,
+            None => health.call(request).await?,
+        };
+        Ok(other.map(Either::Right))
+    }))
 }
 
 /// Says whether the content type is gRPC with protobuf; `application/grpc-web` and others are not.

@@ -33,7 +33,7 @@ struct StandIn {
 impl CheckService for StandIn {
     type Body = Body;
 
-    async fn call(&self, request: Request<Incoming>, caller: Option<Arc<str>>) -> Response<Body> {
+    async fn call(self, request: Request<Incoming>, caller: Option<Arc<str>>) -> Response<Body> {
         match request.headers().get("x-do").map(http::HeaderValue::as_bytes) {
             Some(b"panic") => panic!("asked to"),
             Some(b"hold") => {
