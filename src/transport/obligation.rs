@@ -91,3 +91,6 @@ impl Context {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
