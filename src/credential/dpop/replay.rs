@@ -149,8 +149,9 @@ impl MemoryStore {
     }
 
     fn consume(&self, used: Use<'_>, now: UnixTime) -> Result<(), ReplayError> {
-        // What was used before is not known here. A proof that its client dated ahead, by no more than the
-        // clocks' allowance, may have been; nonces tell, and so does a store outside of the process.
+        // What was used before is not known here. A limit that `iat` cannot mend: a proof that its client
+        // dated ahead, by at most the clocks' allowance, and that was used just before a restart, passes
+        // once more after it. Nonces tell when a proof was made; so rules that cannot bear it require them.
         if used.proof.created() < self.started {
             return Err(ReplayError::BeforeStart);
         }
