@@ -154,10 +154,21 @@ impl RunningApp {
     }
 
     /// Looks at policies and certificates again: what SIGHUP asks for.
-    pub async fn reload(&self) {
+    pub fn reload(&self) -> impl Future<Output = ()> + Send + use<> {
         (self.reload)();
-        if let Some(tls) = &self.tls {
-            refresh_tls(Arc::clone(tls)).await;
+        let tls = self.tls.clone();
+        async move {
+            if let Some(tls) = tls {
+                refresh_tls(tls).await;
+            }
+        }
+    }
+
+    /// Ends when the server cannot do its work any more; see [`Server::is_broken`].
+    async fn broken(&self) {
+        let mut ticks = interval(HEALTH_POLL);
+        while !self.server.is_broken() {
+            ticks.tick().await;
         }
     }
 
@@ -215,12 +226,18 @@ impl Signals {
 
     /// Runs `app` until SIGTERM or SIGINT, then drains it; a second one ends at once. SIGHUP reloads.
     ///
-    /// Returns 0 after a drain, also one that had to cut calls off, and 1 after a second signal.
+    /// Returns 0 after a drain, also one that had to cut calls off, and 1 after a second signal or where
+    /// a part of the server is gone, so that whoever watches the process starts another.
     pub async fn steer(mut self, app: RunningApp) -> ExitCode {
         loop {
             tokio::select! {
                 () = end(&mut self.terminate, &mut self.interrupt) => break,
-                Some(()) = self.hangup.recv() => app.reload().await,
+                // Beside this loop: files that cannot be read must not keep a SIGTERM waiting.
+                Some(()) = self.hangup.recv() => drop(tokio::spawn(app.reload())),
+                () = app.broken() => {
+                    tracing::error!("a part of the server ended in a panic; the process ends");
+                    return ExitCode::FAILURE;
+                }
             }
         }
         tracing::info!(grace = ?app.drain.grace, timeout = ?app.drain.timeout, "draining");
@@ -329,6 +346,9 @@ pub fn shown(path: &Path) -> String {
 
 /// Soon after the keys and policies are there; it stops with the first load.
 const FIRST_LOAD_POLL: Duration = Duration::from_millis(100);
+
+/// Far below what an orchestrator takes to notice that nobody answers.
+const HEALTH_POLL: Duration = Duration::from_secs(1);
 
 /// Certificates are renewed long before they end: seconds do not matter, and reading three files is cheap.
 const TLS_POLL: Duration = Duration::from_secs(5);

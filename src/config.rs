@@ -105,6 +105,9 @@ pub struct CheckSettings {
     pub deadline_margin: Duration,
     /// `maxConcurrent`: checks in flight in the process; default 4096.
     pub max_concurrent: usize,
+    /// `drillPanicPath`: the canonical path whose check panics on purpose, for a drill that shows a panic to
+    /// be a denial; default none.
+    pub drill_panic_path: Option<String>,
 }
 
 /// `reload`.
@@ -246,6 +249,7 @@ impl Default for CheckSettings {
             timeout: Duration::from_secs(1),
             deadline_margin: Duration::from_millis(10),
             max_concurrent: 4096,
+            drill_panic_path: None,
         }
     }
 }

@@ -222,10 +222,13 @@ fn verify_signed<'t>(
         issuer: Arc::clone(issuer),
     };
     let keys = issuer.keys(now).ok_or_else(|| missing(TokenError::KeysUnavailable))?;
+    // A token that names no key may be signed by the one that has taken the place of ours.
+    let is_named = jws.names_key();
+    let refused = |error: TokenError| if is_named { Refusal::from(error) } else { missing(error) };
     let claims = match jws.find_key(&keys.set, &issuer.document) {
-        Found::Key(key) => jws.verify_signature(key)?,
+        Found::Key(key) => jws.verify_signature(key).map_err(refused)?,
         Found::Unknown => return Err(missing(TokenError::KeyUnknown)),
-        Found::Unfit => return Err(TokenError::KeyUnknown.into()),
+        Found::Unfit => return Err(refused(TokenError::KeyUnknown)),
     };
     let profile = issuer.document.profile;
     let (token, bindable) = AccessToken::read(Arc::clone(issuer.name()), profile, claims)?;

@@ -21,7 +21,7 @@ use crate::{
     },
     identity::SpiffeId,
     reason::Reason,
-    transport::wire::{AttributeContext, CheckRequest},
+    transport::wire::{AttributeContext, CheckRequest, Peer},
 };
 
 /// What one check carried.
@@ -74,23 +74,23 @@ impl<'r> Evidence<'r> {
     /// ambiguous path alone is no error: it is in [`HttpRequest::path`] with its forms, because a policy may
     /// opt in to them. Bad credentials are no error either: they are a fact for the rules.
     pub fn read(
-        request: &'r CheckRequest,
+        request: &'r CheckRequest<'r>,
         sources: PeerSources,
         caller: Option<SpiffeId<'r>>,
         certificates: &CertificateCache,
     ) -> Result<Self, EvidenceError> {
         let attributes = request.attributes.as_ref().ok_or(EvidenceError::FieldMissing)?;
         let (source, destination) = (attributes.source.as_ref(), attributes.destination.as_ref());
-        let field = |bytes: Option<&'r bytes::Bytes>| text(bytes.map_or(&[][..], |bytes| bytes));
-        let own = field(destination.map(|peer| &peer.principal))?;
-        let http = attributes.request.as_ref().and_then(|request| request.http.as_ref());
+        let field = |bytes: Option<&'r [u8]>| text(bytes.unwrap_or_default());
+        let own = field(destination.map(|peer| peer.principal))?;
+        let http = attributes.http.as_ref();
         let (request_id, attempt, xfcc) = match http {
             Some(http) => {
                 if http.id.len() > MAX_ID_BYTES {
                     return Err(EvidenceError::IdTooLong);
                 }
                 let (request, xfcc) = HttpRequest::read(http)?;
-                (text(&http.id)?, Attempt::Http(request), xfcc)
+                (text(http.id)?, Attempt::Http(request), xfcc)
             }
             None => ("", Attempt::Tcp { port: port(attributes)? }, Single::Absent),
         };
@@ -99,8 +99,8 @@ impl<'r> Evidence<'r> {
         let sources = PeerSources { xfcc: sources.xfcc && http.is_some(), ..sources };
         let named = named_workload(attributes)?;
         let presented = Presented {
-            principal: field(source.map(|peer| &peer.principal))?,
-            certificate: field(source.map(|peer| &peer.certificate))?,
+            principal: field(source.map(|peer| peer.principal))?,
+            certificate: field(source.map(|peer| peer.certificate))?,
             xfcc,
             own,
         };
@@ -133,21 +133,21 @@ impl<'r> Evidence<'r> {
 pub const MAX_ID_BYTES: usize = 256;
 
 /// Returns the port of a TCP check.
-fn port(attributes: &AttributeContext) -> Result<u32, EvidenceError> {
-    let address = attributes.destination.as_ref().and_then(|peer| peer.address.as_ref());
-    let port = address.and_then(|address| address.socket_address.as_ref()).map(|s| s.port_value);
-    match port {
-        Some(port @ 1..=65_535) => Ok(port),
+fn port(attributes: &AttributeContext<'_>) -> Result<u32, EvidenceError> {
+    match attributes.destination {
+        Some(Peer { port: port @ 1..=65_535, .. }) => Ok(port),
         Some(_) | None => Err(EvidenceError::FieldMissing),
     }
 }
 
 /// Returns the `workload` of the context extensions, if it is a SPIFFE ID.
-fn named_workload(attributes: &AttributeContext) -> Result<Option<SpiffeId<'_>>, EvidenceError> {
+fn named_workload<'r>(
+    attributes: &AttributeContext<'r>,
+) -> Result<Option<SpiffeId<'r>>, EvidenceError> {
     let mut named = None;
     for extension in &attributes.context_extensions {
-        let value = text(&extension.value)?;
-        if text(&extension.key)? == "workload" && named.replace(value).is_some() {
+        let value = text(extension.value)?;
+        if text(extension.key)? == "workload" && named.replace(value).is_some() {
             return Err(EvidenceError::DuplicateExtension);
         }
     }

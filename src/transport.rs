@@ -13,10 +13,7 @@ pub mod wire;
 use std::{
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,7 +21,6 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::poll_immediate};
 use http::{Request, Response};
 use http_body::Body;
-use prost::Message;
 
 use crate::{
     clock::{SharedClock, UnixTime},
@@ -82,10 +78,6 @@ pub struct Context {
     pub bounds: CheckSettings,
     /// The largest message that is read, in bytes.
     pub max_message_bytes: usize,
-    /// The path whose check panics on purpose, for a drill that shows a panic to be a denial.
-    pub panic_path: Option<String>,
-    /// Checks being answered.
-    pub in_flight: AtomicUsize,
 }
 
 impl AuthorizationService {
@@ -109,20 +101,18 @@ impl AuthorizationService {
     {
         // What a future holds is copied when its task is made: so inside, all is borrowed.
         async move {
-            let arrived = Instant::now();
             let context = &*self.0;
-            let _in_flight = InFlight::enter(&context.in_flight);
-            let check =
-                Check { context, id: DecisionId::next(), arrived, caller: caller.as_deref() };
-            if context.in_flight.load(Ordering::Relaxed) > context.bounds.max_concurrent {
-                return unary::respond(check.refuse(Reason::Overloaded).into_bytes());
-            }
-            let limit = context.bounds.timeout_under(deadline);
-            let answered = pin!(AssertUnwindSafe(check.answer(&mut body)).catch_unwind());
-            let response = match within(limit, answered).await {
-                Some(Ok(response)) => response,
-                Some(Err(_panic)) => check.refuse_after_panic(),
-                None => check.refuse(Reason::DeadlineExceeded),
+            let _in_flight = context.metrics.check_started();
+            let check = Check {
+                context,
+                id: DecisionId::next(),
+                arrived: Instant::now(),
+                caller: caller.as_deref(),
+            };
+            let answered = pin!(AssertUnwindSafe(check.within(deadline, &mut body)).catch_unwind());
+            let response = match answered.await {
+                Ok(response) => response,
+                Err(_panic) => check.refuse_after_panic(),
             };
             unary::respond(response.into_bytes())
         }
@@ -172,6 +162,22 @@ struct Facts<'a> {
 }
 
 impl Check<'_> {
+    /// Answers the check in time, and not at all if too many are in flight.
+    async fn within<B>(&self, deadline: Option<Duration>, body: &mut B) -> CheckResponse
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let bounds = &self.context.bounds;
+        if self.context.metrics.checks_in_flight() > bounds.max_concurrent {
+            return self.refuse(Reason::Overloaded);
+        }
+        let answer = pin!(self.answer(body));
+        match within(bounds.timeout_under(deadline), answer).await {
+            Some(response) => response,
+            None => self.refuse(Reason::DeadlineExceeded),
+        }
+    }
+
     async fn answer<B>(&self, body: &mut B) -> CheckResponse
     where
         B: Body<Data = Bytes> + Unpin,
@@ -200,11 +206,11 @@ impl Check<'_> {
     }
 
     /// Runs the pipeline as far as it comes without waiting.
-    fn decide(&self, message: &Bytes, snapshot: &Snapshot, refetched: Refetched) -> Step {
+    fn decide(&self, message: &[u8], snapshot: &Snapshot, refetched: Refetched) -> Step {
         let now = self.context.clock.now();
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
-        let Ok(request) = CheckRequest::decode(message.clone()) else {
+        let Ok(request) = CheckRequest::decode(message) else {
             return Step::Done(refuse(Reason::MalformedCheck));
         };
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
@@ -243,7 +249,7 @@ impl Check<'_> {
 
     /// Panics where the operator asked for a drill on this path.
     fn drill(&self, evidence: &Evidence<'_>) {
-        let Some(drilled) = &self.context.panic_path else { return };
+        let Some(drilled) = &self.context.bounds.drill_panic_path else { return };
         let drilled = evidence.http().is_some_and(|http| http.path.canonical == drilled.as_str());
         #[expect(clippy::panic, clippy::manual_assert, reason = "the drill is a panic")]
         if drilled {
@@ -353,22 +359,6 @@ impl From<UnaryError> for Reason {
             UnaryError::TooLarge => Self::CheckTooLarge,
             UnaryError::Framing | UnaryError::Stream => Self::MalformedCheck,
         }
-    }
-}
-
-/// Counts a check while it lives.
-struct InFlight<'c>(&'c AtomicUsize);
-
-impl<'c> InFlight<'c> {
-    fn enter(count: &'c AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn stages(directory: &Path) -> anyhow::Result<Vec<Stage>> {
             black_box(CheckRequest::decode(message.clone()).is_ok());
         }),
         Stage::of("decode: lean", &messages, |message| {
-            black_box(wire::CheckRequest::decode(message.clone()).is_ok());
+            black_box(wire::CheckRequest::decode(message).is_ok());
         }),
         bare_signature(directory, &messages)?,
     ])

@@ -4,7 +4,6 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use prost::Message;
 use symbolon::{
     evidence::{Evidence, PeerSources, certificate::CertificateCache},
     transport::wire::CheckRequest,

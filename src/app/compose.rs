@@ -1,10 +1,6 @@
 //! Puts the pieces of the server together.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -82,10 +78,8 @@ pub fn compose(
         records: Arc::clone(&records),
         bounds: settings.check.clone(),
         max_message_bytes: settings.grpc.max_message_bytes,
-        panic_path: None,
-        in_flight: AtomicUsize::new(0),
     }));
-    let state = State { reloading: Arc::clone(&reloading), issuers };
+    let state = State { reloading: Arc::clone(&reloading), issuers, clock: Arc::clone(&clock) };
     let explained = state.clone();
     Ok(Services {
         checks,
@@ -227,7 +221,7 @@ fn watch(
             issuer: issuer.name.to_string(),
             keys: issuer.keys,
             age: issuer.age,
-            failures: u64::from(issuer.last_error.is_some()),
+            failures: issuer.failures,
         };
         issuers.status().into_iter().map(sample).collect()
     }));
@@ -272,6 +266,7 @@ impl ConnectionObserver for Observed {
 struct State {
     reloading: Arc<Reloading>,
     issuers: Arc<IssuerPool>,
+    clock: SharedClock,
 }
 
 impl State {
@@ -279,27 +274,37 @@ impl State {
     fn details(&self) -> Vec<String> {
         let status = self.reloading.status();
         let ReloadStatus { live, last_error, loaded, failed, skipped } = &*status;
+        let now = self.clock.now();
         let mut lines = vec![match live {
-            Some(Generation { number, hash, .. }) => {
-                format!("policies: generation {number}, {hash}")
+            Some(Generation { number, hash, commit, loaded }) => {
+                let commit = commit.as_ref().map(|commit| format!(", commit {commit}"));
+                let seconds = now.saturating_since(*loaded).as_secs();
+                let commit = commit.unwrap_or_default();
+                format!(
+                    "policies: generation {number}, live for {seconds} s{commit}, content {hash}"
+                )
             }
-            None => "policies: nothing loaded yet".to_owned(),
+            None => "policies: nothing loaded yet, no check is allowed".to_owned(),
         }];
         lines.push(format!(
             "reloads: {loaded} loaded, {failed} failed, {} files skipped",
             skipped.len()
         ));
         if let Some(failure) = last_error {
-            lines.push("what lies on disk is not live:".to_owned());
+            let seconds = now.saturating_since(failure.since).as_secs();
+            lines.push(format!("what lies on disk cannot be loaded, for {seconds} s now:"));
             lines.extend(failure.diagnostics.lines().map(|line| format!("  {line}")));
         }
         for issuer in self.issuers.status() {
             let age = issuer.age.map(|age| format!(", seen {} s ago", age.as_secs()));
             let error = issuer.last_error.map(|error| format!(", last error: {error}"));
+            let keys = match issuer.keys {
+                0 => "no usable keys, its tokens are denied".to_owned(),
+                number => format!("{number} keys"),
+            };
             lines.push(format!(
-                "issuer {}: {} keys{}{}",
+                "issuer {}: {keys}{}{}",
                 issuer.name,
-                issuer.keys,
                 age.unwrap_or_default(),
                 error.unwrap_or_default()
             ));
@@ -319,6 +324,7 @@ impl State {
                 "skippedKeys": issuer.skipped.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "ageSeconds": issuer.age.map(|age| age.as_secs()),
                 "lastError": issuer.last_error,
+                "failures": issuer.failures,
             })
         });
         let status = json!({

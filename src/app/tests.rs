@@ -93,7 +93,8 @@ async fn page(endpoint: &Endpoint, path: &str) -> (StatusCode, String) {
     let io = TokioIo::new(TcpStream::connect(tcp(endpoint)).await.unwrap());
     let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::builder().uri(path).body(Empty::<Bytes>::new()).unwrap();
+    let request = Request::builder().uri(path).header("host", "localhost");
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
     let (parts, body) = client.send_request(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (parts.status, String::from_utf8(body.to_vec()).unwrap())

@@ -34,7 +34,8 @@ pub struct Arguments {
     /// The policy directory; it is watched, and what lies in it last is live.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
-    /// The config file (YAML): listeners, TLS, limits, logs. Policies are not in it.
+    /// The config file (YAML): listeners, TLS, limits, logs. Policies are not in it. Without it, the one
+    /// that the variable `SYMBOLON_CONFIG` names.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -60,6 +61,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     telemetry::log::init(&settings.log)?;
+    telemetry::log::panics();
     let policies =
         arguments.policies.clone().or_else(|| settings.policies.clone()).context(
             "no policy directory: give `--policies DIR`, or `policies` in the config file",

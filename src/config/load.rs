@@ -1,8 +1,6 @@
 //! Reads the config file and the environment: all mistakes at once.
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Endpoint, LogFormat, Overflow, RecordSink, Settings, check,
@@ -10,14 +8,16 @@ use super::{
 };
 use crate::{
     diagnostic::{At, Diagnostic, Diagnostics},
+    evidence::path::Path,
     policy::{
         decode::{Decoded, Decoder, text},
+        pattern::SpiffePattern,
         yaml::{self, Node, Value},
     },
 };
 
-/// Variables of the command line, which are no settings.
-const OTHER_VARIABLES: [&str; 1] = ["SYMBOLON_CONFIG"];
+/// Names the config file where the command line does not.
+const CONFIG_VARIABLE: &str = "SYMBOLON_CONFIG";
 
 /// A Unix socket's path has this many bytes at most (`sun_path` less the closing zero).
 const MAX_SOCKET_PATH: usize = 107;
@@ -37,7 +37,7 @@ impl Settings {
     /// Every mistake of the file, with its line and field, and of the environment, with the variable; a
     /// variable `SYMBOLON_…` that is no setting; settings that contradict each other.
     pub fn load(
-        file: Option<&Path>,
+        file: Option<&std::path::Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Diagnostics> {
         let mut loading = Loading {
@@ -73,14 +73,17 @@ impl Settings {
         Err(Diagnostics { all, sources, root: PathBuf::new() })
     }
 
-    /// Reads the settings with the environment of the process.
+    /// Reads the settings with the environment of the process; without `file` from the one that
+    /// `SYMBOLON_CONFIG` names, if it names any.
     ///
     /// # Errors
     /// As [`Self::load`]. A variable that is not UTF-8 is taken with replacement characters, which no
     /// setting takes.
-    pub fn from_process(file: Option<&Path>) -> Result<Self, Diagnostics> {
+    pub fn from_process(file: Option<&std::path::Path>) -> Result<Self, Diagnostics> {
+        let named = std::env::vars_os().find(|(name, _)| name == CONFIG_VARIABLE);
+        let named = named.map(|(_, path)| PathBuf::from(path));
         Self::load(
-            file,
+            file.or(named.as_deref()),
             std::env::vars_os().map(|(name, value)| {
                 (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
             }),
@@ -156,7 +159,7 @@ impl Loading {
             let before = self.decoder.diagnostics.len();
             if let Some(setting) = names.get(&name) {
                 self.set(setting, &node_of(setting.kind, &value, &at));
-            } else if !OTHER_VARIABLES.contains(&name.as_str()) && !is_service_link(&name, &value) {
+            } else if name != CONFIG_VARIABLE && !is_service_link(&name, &value) {
                 let known: Vec<&str> = names.keys().map(String::as_str).collect();
                 let mistake = Diagnostic::new(&at, "no setting has this name");
                 self.decoder.report(match text::nearest(&name, &known) {
@@ -208,6 +211,7 @@ fn node_of(kind: Kind, text: &str, at: &At) -> Node {
         ),
         Kind::Time(..)
         | Kind::File(_)
+        | Kind::RequestPath(_)
         | Kind::Listen(_)
         | Kind::Filter(_)
         | Kind::Records(_)
@@ -226,6 +230,7 @@ fn read(decoder: &mut Decoder, settings: &mut Settings, kind: Kind, node: &Node)
         }
         Kind::Flag(set) => set(settings, decoder.flag(node)?),
         Kind::File(set) => set(settings, PathBuf::from(decoder.text(node)?.value)),
+        Kind::RequestPath(set) => set(settings, request_path(decoder, node)?),
         Kind::Listen(set) => set(settings, endpoint(decoder, node)?),
         Kind::ListenAll(set) => set(settings, decoder.list(node, endpoint)?),
         Kind::Texts(shape, set) => {
@@ -297,6 +302,19 @@ fn endpoint(decoder: &mut Decoder, node: &Node) -> Decoded<Endpoint> {
     })
 }
 
+/// A path that is not canonical would match no request's.
+fn request_path(decoder: &mut Decoder, node: &Node) -> Decoded<String> {
+    let text = decoder.text(node)?.value;
+    let path = Path::read(&text, "GET");
+    if path.forms.is_empty() && path.canonical == text {
+        return Ok(text);
+    }
+    Err(decoder.report(
+        Diagnostic::new(&node.at, format!("`{text}` is no path in canonical form"))
+            .help("write it as `/drill/panic`: a slash first, no query"),
+    ))
+}
+
 fn shaped(decoder: &mut Decoder, shape: Shape, node: &Node) -> Decoded<String> {
     let text = decoder.text(node)?.value;
     let (is_good, what) = match shape {
@@ -313,9 +331,8 @@ fn shaped(decoder: &mut Decoder, shape: Shape, node: &Node) -> Decoded<String> {
             PROOF_ALGORITHMS.contains(&text.as_str()),
             "one of `ES256`, `ES384`, `EdDSA`, `PS256`, `PS384` and `PS512`",
         ),
-        // The pattern itself is parsed where it is matched.
         Shape::Spiffe => (
-            text.starts_with("spiffe://"),
+            SpiffePattern::parse(&text).is_ok(),
             "a SPIFFE pattern such as `spiffe://prod.example/ns/*/sa/gateway`",
         ),
     };

@@ -45,6 +45,8 @@ pub(super) enum Kind {
     Time(u64, u64, fn(&mut Settings, Duration)),
     Flag(fn(&mut Settings, bool)),
     File(fn(&mut Settings, PathBuf)),
+    /// The path of a request, in canonical form.
+    RequestPath(fn(&mut Settings, String)),
     Listen(fn(&mut Settings, Endpoint)),
     ListenAll(fn(&mut Settings, Vec<Endpoint>)),
     Texts(Shape, fn(&mut Settings, Vec<String>)),
@@ -171,6 +173,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "checks in flight in the process; more are denied",
         // Each may hold a message of `grpc.maxMessageBytes`.
         kind: Kind::Number(1, 1 << 20, |s, v| s.check.max_concurrent = size(v)),
+    },
+    Setting {
+        key: "check.drillPanicPath",
+        default: "",
+        meaning: "a check for this path panics, to show that a panic is a denial; leave it out in production",
+        kind: Kind::RequestPath(|s, v| s.check.drill_panic_path = Some(v)),
     },
     Setting {
         key: "reload.poll",

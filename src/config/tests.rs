@@ -49,6 +49,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("check.timeout", "2s"),
     ("check.deadlineMargin", "20ms"),
     ("check.maxConcurrent", "9"),
+    ("check.drillPanicPath", "/drill/panic"),
     ("reload.poll", "1s"),
     ("outbound.hosts", "a.example, *.b.example"),
     ("outbound.caFile", "/o"),
@@ -70,6 +71,19 @@ const OTHERS: &[(&str, &str)] = &[
     ("drain.timeout", "1s"),
     ("ownedHeaders", "x-caller"),
 ];
+
+#[test]
+fn the_path_of_a_drill_is_one_that_a_request_can_have() {
+    for path in ["drill", "/drill?x", "/a/../drill", "/a//drill", "/dr%69ll", "/dr;ill"] {
+        one(
+            &format!("check:\n  drillPanicPath: {path}\n"),
+            2,
+            19,
+            "check.drillPanicPath",
+            &format!("`{path}` is no path in canonical form"),
+        );
+    }
+}
 
 #[test]
 fn without_a_file_and_environment_settings_are_the_defaults() {
@@ -114,6 +128,7 @@ fn every_setting_can_be_given_in_the_file_and_in_the_environment_alike() {
             table::Kind::Number(..) | table::Kind::Flag(_) => (*value).to_owned(),
             table::Kind::Time(..)
             | table::Kind::File(_)
+            | table::Kind::RequestPath(_)
             | table::Kind::Listen(_)
             | table::Kind::Filter(_)
             | table::Kind::Records(_)
@@ -306,6 +321,13 @@ fn who_may_ask_over_a_network_is_written_out() {
     ] {
         assert_eq!(mistakes(&good, &[]), [], "{good}");
     }
+}
+
+#[test]
+fn a_caller_pattern_that_is_none_is_reported_where_it_stands() {
+    let file = "grpc:\n  tls: {certFile: /c, keyFile: /k, clientCaFile: /a, allowedCallers: ['spiffe://*/b']}\n";
+    let found = mistakes(file, &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
 }
 
 #[test]

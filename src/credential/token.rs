@@ -163,6 +163,12 @@ impl Jws<'_> {
         }
     }
 
+    /// Says whether it has a `kid`.
+    #[must_use]
+    pub const fn names_key(&self) -> bool {
+        self.kid.is_some()
+    }
+
     /// Finds the key of `keys` for this token.
     #[must_use]
     pub fn find_key<'k>(&self, keys: &'k KeySet, issuer: &IssuerDocument) -> Found<'k> {

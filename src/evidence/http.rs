@@ -58,13 +58,15 @@ impl<'r> HttpRequest<'r> {
     /// # Errors
     /// What is over a limit, not readable in one way or no HTTP; an ambiguous path and bad credentials are
     /// no errors.
-    pub(super) fn read(http: &'r wire::HttpRequest) -> Result<(Self, Single<'r>), EvidenceError> {
+    pub(super) fn read(
+        http: &'r wire::HttpRequest<'r>,
+    ) -> Result<(Self, Single<'r>), EvidenceError> {
         if http.path.len() > path::MAX_BYTES {
             return Err(EvidenceError::PathTooLong);
         }
-        let method = text(&http.method)?;
-        let path_attribute = text(&http.path)?;
-        let host_attribute = text(&http.host)?;
+        let method = text(http.method)?;
+        let path_attribute = text(http.path)?;
+        let host_attribute = text(http.host)?;
         let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len())
             && method.bytes().all(is_token_character);
         if !is_method {
@@ -107,30 +109,35 @@ impl<'r> HttpRequest<'r> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'r> {
     /// `headers`, values being UTF-8; empty where `raw` is not.
-    map: &'r [wire::Entry],
+    map: &'r [wire::Entry<'r>],
     /// `header_map`.
-    raw: &'r [wire::HeaderValue],
+    raw: &'r [wire::HeaderValue<'r>],
 }
 
 impl<'r> Headers<'r> {
     /// Returns every header: its name in lower case and its value. A value is any bytes; a name may come
     /// more than once where Envoy sends raw headers, and is joined with commas where it does not.
     pub fn iter(&self) -> impl Iterator<Item = (&'r str, &'r [u8])> + use<'r> {
-        let map = self.map.iter().map(|entry| (&*entry.key, &*entry.value));
-        let raw = self.raw.iter().map(|header| (&*header.key, raw_value(header)));
+        let map = self.map.iter().map(|entry| (entry.key, entry.value));
+        let raw = self.raw.iter().map(|header| (header.key, raw_value(header)));
         map.chain(raw).filter(|(name, _)| !name.starts_with(b":")).map(|(name, value)| {
             // Names were found to be ASCII when the headers were read.
             (str::from_utf8(name).unwrap_or_default(), value)
         })
     }
 
+    /// Returns the name of every header, in lower case.
+    pub fn names(&self) -> impl Iterator<Item = &'r [u8]> + use<'r> {
+        let map = self.map.iter().map(|entry| entry.key);
+        map.chain(self.raw.iter().map(|header| header.key)).filter(|name| !name.starts_with(b":"))
+    }
+
     /// Looks at every header once: limits, names, pseudo-headers, and the values that decide.
     fn read(
-        http: &'r wire::HttpRequest,
+        http: &'r wire::HttpRequest<'r>,
         attributes: &Attributes<'_>,
     ) -> Result<(Self, Found<'r>), EvidenceError> {
-        let raw = http.header_map.as_ref().map_or(&[][..], |map| &map.headers);
-        let headers = Self { map: &http.headers, raw };
+        let headers = Self { map: &http.headers, raw: &http.raw_headers };
         if !headers.map.is_empty() && !headers.raw.is_empty() {
             return Err(EvidenceError::BothHeaderEncodings);
         }
@@ -140,18 +147,18 @@ impl<'r> Headers<'r> {
         let mut found = Found::default();
         let mut total = 0_usize;
         for entry in headers.map {
-            bound(&entry.key, &entry.value, &mut total)?;
-            text(&entry.value)?;
-            found.take(&entry.key, &entry.value, attributes)?;
+            bound(entry.key, entry.value, &mut total)?;
+            utf8(entry.value)?;
+            found.take(entry.key, entry.value, attributes)?;
         }
         for header in headers.raw {
             if !header.value.is_empty() && !header.raw_value.is_empty() {
                 return Err(EvidenceError::BothHeaderEncodings);
             }
             let value = raw_value(header);
-            bound(&header.key, value, &mut total)?;
-            text(&header.value)?;
-            found.take(&header.key, value, attributes)?;
+            bound(header.key, value, &mut total)?;
+            utf8(header.value)?;
+            found.take(header.key, value, attributes)?;
         }
         Ok((headers, found))
     }
@@ -235,9 +242,8 @@ impl<'r> Found<'r> {
             b"access-control-request-method" => self.preflight_method.add(value),
             b"content-type" => self.content_type.add(value),
             _ => {
-                let is_name = !name.is_empty()
-                    && name.iter().all(|b| is_token_character(*b) && !b.is_ascii_uppercase());
-                if !is_name {
+                let is_name = |b: &u8| NAME_CHARACTERS.get(usize::from(*b)) == Some(&true);
+                if name.is_empty() || !name.iter().all(is_name) {
                     return Err(EvidenceError::HeaderName);
                 }
             }
@@ -284,8 +290,14 @@ pub(super) fn text(field: &[u8]) -> Result<&str, EvidenceError> {
     str::from_utf8(field).map_err(|_error| EvidenceError::NotUtf8)
 }
 
-fn raw_value(header: &wire::HeaderValue) -> &[u8] {
-    if header.raw_value.is_empty() { &header.value } else { &header.raw_value }
+/// Checks a field that is a `string` in Envoy's message and is not read as one.
+fn utf8(field: &[u8]) -> Result<(), EvidenceError> {
+    // Nearly all are ASCII, and short: the general check costs more to begin than this to end.
+    if field.is_ascii() { Ok(()) } else { text(field).map(drop) }
+}
+
+const fn raw_value<'r>(header: &wire::HeaderValue<'r>) -> &'r [u8] {
+    if header.raw_value.is_empty() { header.value } else { header.raw_value }
 }
 
 const fn bound(name: &[u8], value: &[u8], total: &mut usize) -> Result<(), EvidenceError> {
@@ -322,6 +334,26 @@ const fn is_token_character(byte: u8) -> bool {
                 | b'~'
         )
 }
+
+/// What a header's name consists of: [`is_token_character`] without capitals.
+const NAME_CHARACTERS: [bool; 256] = {
+    let mut characters = [false; 256];
+    let mut byte = 0_u8;
+    loop {
+        #[expect(
+            clippy::indexing_slicing,
+            clippy::as_conversions,
+            reason = "in a constant, where a mistake does not compile"
+        )]
+        {
+            characters[byte as usize] = is_token_character(byte) && !byte.is_ascii_uppercase();
+        }
+        match byte.checked_add(1) {
+            Some(next) => byte = next,
+            None => break characters,
+        }
+    }
+};
 
 /// A pseudo-header says what its attribute says. Raw headers keep bytes that are not UTF-8, for which the
 /// attribute has a `!` each.

@@ -63,51 +63,49 @@ pub(super) fn hex(der: &[u8]) -> String {
 }
 
 /// A check of `GET https://payments.example/v1/payments` with these headers.
-pub(super) fn check(headers: &[(&str, &str)]) -> wire::CheckRequest {
+pub(super) fn check(headers: &[(&str, &str)]) -> wire::CheckRequest<'static> {
     let entry = |(key, value): &(&str, &str)| wire::Entry { key: bytes(key), value: bytes(value) };
     wire::CheckRequest {
         attributes: Some(wire::AttributeContext {
             source: Some(wire::Peer::default()),
             destination: Some(wire::Peer { principal: bytes(OWN), ..Default::default() }),
-            request: Some(wire::Request {
-                http: Some(wire::HttpRequest {
-                    id: bytes("1"),
-                    method: bytes("GET"),
-                    headers: headers.iter().map(entry).collect(),
-                    path: bytes("/v1/payments"),
-                    host: bytes("payments.example"),
-                    header_map: None,
-                }),
+            http: Some(wire::HttpRequest {
+                id: bytes("1"),
+                method: bytes("GET"),
+                headers: headers.iter().map(entry).collect(),
+                path: bytes("/v1/payments"),
+                host: bytes("payments.example"),
+                raw_headers: Vec::new(),
             }),
-            context_extensions: Vec::new(),
+            ..Default::default()
         }),
     }
 }
 
-pub(super) fn http(check: &mut wire::CheckRequest) -> &mut wire::HttpRequest {
-    attributes(check).request.as_mut().unwrap().http.as_mut().unwrap()
+pub(super) fn http<'c>(
+    check: &'c mut wire::CheckRequest<'static>,
+) -> &'c mut wire::HttpRequest<'static> {
+    attributes(check).http.as_mut().unwrap()
 }
 
-pub(super) fn attributes(check: &mut wire::CheckRequest) -> &mut wire::AttributeContext {
+pub(super) fn attributes<'c>(
+    check: &'c mut wire::CheckRequest<'static>,
+) -> &'c mut wire::AttributeContext<'static> {
     check.attributes.as_mut().unwrap()
 }
 
-pub(super) fn bytes(text: &str) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(text.as_bytes())
+/// Leaks a copy, so that a test may put a check together piece by piece.
+pub(super) fn bytes(text: &str) -> &'static [u8] {
+    text.as_bytes().to_vec().leak()
 }
 
 /// Returns the check with its headers in the other encoding.
-pub(super) fn raw(check: &wire::CheckRequest) -> wire::CheckRequest {
+pub(super) fn raw(check: &wire::CheckRequest<'static>) -> wire::CheckRequest<'static> {
     let mut check = check.clone();
     let http = http(&mut check);
-    let headers = std::mem::take(&mut http.headers)
+    http.raw_headers = std::mem::take(&mut http.headers)
         .into_iter()
-        .map(|entry| wire::HeaderValue {
-            key: entry.key,
-            value: bytes::Bytes::new(),
-            raw_value: entry.value,
-        })
+        .map(|entry| wire::HeaderValue { key: entry.key, value: b"", raw_value: entry.value })
         .collect();
-    http.header_map = Some(wire::HeaderMap { headers });
     check
 }

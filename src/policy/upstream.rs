@@ -70,7 +70,7 @@ impl<'s> Permit<'s> {
         // A TCP connection has no headers.
         let Some(request) = evidence.http() else { return Ok(HeaderChanges::default()) };
         let strip = Strip::of(self.rule(), self.verified_token(), request.credentials);
-        let names = request.headers.iter().map(|(name, _)| name);
+        let names = request.headers.names();
         let mut changes =
             changes(self.rule(), self.ownership(), strip, names, principal, decision_id)
                 .map_err(|reason| Denial { reason, rule: Some(self.rule()) })?;
@@ -110,7 +110,7 @@ fn changes<'h>(
     rule: &Rule,
     ownership: &Ownership,
     strip: Strip,
-    names: impl Iterator<Item = &'h str>,
+    names: impl Iterator<Item = &'h [u8]>,
     principal: &Principal<'_>,
     decision_id: &str,
 ) -> Result<HeaderChanges, Reason> {
@@ -142,28 +142,31 @@ fn changes<'h>(
 
 impl HeaderChanges {
     /// Looks at a header of the request: other spellings of what is removed, overrides, credentials.
-    fn look_at(&mut self, name: &str, upstream: &Upstream, ownership: &Ownership, strip: Strip) {
+    fn look_at(&mut self, name: &[u8], upstream: &Upstream, ownership: &Ownership, strip: Strip) {
         match name {
-            "authorization" if strip.authorization => {
+            b"authorization" if strip.authorization => {
                 self.remove.push(Bytes::from_static(b"authorization"));
             }
-            "dpop" if strip.dpop => self.remove.push(Bytes::from_static(b"dpop")),
+            b"dpop" if strip.dpop => self.remove.push(Bytes::from_static(b"dpop")),
             _ => {}
         }
         let kept = |name: &[u8]| upstream.keep.iter().any(|kept| kept.as_bytes() == name);
-        let overrides = |name: &[u8]| OVERRIDES.iter().any(|known| known.as_bytes() == name);
-        let remove = if name.bytes().any(|b| b != b'-' && is_folded(b)) {
+        // All of them start so, and few other headers do.
+        let overrides = |name: &[u8]| {
+            name.starts_with(b"x-") && OVERRIDES.iter().any(|known| known.as_bytes() == name)
+        };
+        let remove = if name.iter().any(|b| *b != b'-' && is_folded(*b)) {
             let folded: SmallVec<[u8; 64]> = fold(name).collect();
             // The two pure spellings are removed whether they are seen or not.
-            let mixed = name.bytes().any(|b| b != b'_' && is_folded(b));
+            let mixed = name.iter().any(|b| *b != b'_' && is_folded(*b));
             let removed = || upstream.remove.iter().any(|removed| *removed.canonical == *folded);
             (overrides(&folded) && !kept(&folded))
                 || (mixed && (ownership.owns(&folded) || removed()))
         } else {
-            overrides(name.as_bytes()) && !kept(name.as_bytes())
+            overrides(name) && !kept(name)
         };
         if remove {
-            self.remove.push(Bytes::copy_from_slice(name.as_bytes()));
+            self.remove.push(Bytes::copy_from_slice(name));
         }
     }
 }
@@ -171,7 +174,7 @@ impl HeaderChanges {
 impl Name {
     /// Returns the name whatever its spelling.
     pub(in crate::policy) fn new(name: &str) -> Self {
-        let canonical: Bytes = fold(name).collect();
+        let canonical: Bytes = fold(name.as_bytes()).collect();
         let underscored = canonical.contains(&b'-').then(|| {
             canonical.iter().map(|&b| if b == b'-' { b'_' } else { b }).collect::<Bytes>()
         });
@@ -225,8 +228,8 @@ pub(in crate::policy) const OVERRIDES: [&str; 12] = [
 
 /// Returns the octets of `name` in the one spelling that upstreams fold to: CGI, WSGI and Rack take `_` for
 /// `-`, others (lighttpd for CGI, the variables of PHP) any other mark, too.
-pub(in crate::policy) fn fold(name: &str) -> impl Iterator<Item = u8> {
-    name.bytes().map(|b| if is_folded(b) { b'-' } else { b.to_ascii_lowercase() })
+pub(in crate::policy) fn fold(name: &[u8]) -> impl Iterator<Item = u8> {
+    name.iter().map(|&b| if is_folded(b) { b'-' } else { b.to_ascii_lowercase() })
 }
 
 const fn is_folded(byte: u8) -> bool {
@@ -268,7 +271,8 @@ mod tests {
         let owned: Vec<String> = owned.iter().map(|name| (*name).to_owned()).collect();
         let ownership = Ownership::new(std::slice::from_ref(rule), &owned);
         let nobody = Principal { peer: Proof::Absent, token: Proof::Absent, refused_token: None };
-        changes(rule, &ownership, strip, names.iter().copied(), &nobody, "id-1").unwrap()
+        let names = names.iter().map(|name| name.as_bytes());
+        changes(rule, &ownership, strip, names, &nobody, "id-1").unwrap()
     }
 
     fn removed(changes: &HeaderChanges) -> Vec<&str> {

@@ -9,8 +9,15 @@ mod status;
 mod tests;
 mod watch;
 
-use std::{fmt, panic, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{Notify, watch as cell},
     task::{JoinHandle, spawn_blocking},
@@ -162,7 +169,11 @@ struct Worker {
 impl Worker {
     async fn run(mut self, trigger: Arc<Notify>) {
         loop {
-            self.attempt().await;
+            // A panic is a failure like others: were it the end of this task, what is live would stay so
+            // for good, and nobody would be told.
+            if AssertUnwindSafe(self.attempt()).catch_unwind().await.is_err() {
+                self.fail(None, "reloading panicked");
+            }
             let pause =
                 if self.is_busy() { BUSY_RETRY.min(self.spec.poll) } else { self.spec.poll };
             tokio::select! {
@@ -195,9 +206,13 @@ impl Worker {
             watch.arm(&dir);
             (watch, panic::catch_unwind(|| read(&dir)))
         });
-        let Ok((watch, read)) = read.await else {
-            // Only at shutdown: the reading itself cannot panic through.
-            return;
+        let (watch, read) = match read.await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => {
+                self.watch = Watch::new(self.spec.watch);
+                return self.fail(None, "watching the directory panicked");
+            }
+            Err(_shutdown) => return,
         };
         self.watch = watch;
         match read {
@@ -256,8 +271,9 @@ impl Worker {
         let snapshot = Arc::new(built.snapshot);
         self.spec.store.store(Arc::clone(&snapshot));
         let generation = snapshot.generation.clone();
-        self.retired = self.live.replace(snapshot);
+        self.retired = self.live.replace(Arc::clone(&snapshot));
         self.spec.metrics.policy_live(&generation);
+        self.spec.metrics.policy_rules(snapshot.policies.rule_count());
         self.spec.metrics.policy_failing(false);
         if !relabelled {
             self.spec.metrics.reload(ReloadOutcome::Loaded);

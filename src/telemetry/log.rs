@@ -65,6 +65,16 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
         .map_err(LogError::AlreadySet)
 }
 
+/// Logs panics from now on by their place and thread. Their messages are left out: one may quote what a
+/// request held.
+pub fn panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(place, thread = thread.name().unwrap_or_default(), "panic");
+    }));
+}
+
 #[cfg(test)]
 mod tests {
     use super::{LogError, filter};

@@ -208,6 +208,12 @@ impl Metrics {
         Held::new(&self.in_flight)
     }
 
+    /// Returns how many checks are in flight.
+    #[must_use]
+    pub fn checks_in_flight(&self) -> usize {
+        usize::try_from(self.in_flight.get()).unwrap_or_default()
+    }
+
     /// Counts a connection for as long as the answer lives.
     #[must_use]
     pub fn connection(&self) -> Held {

@@ -1,11 +1,14 @@
 //! Our own HTTP pages: metrics, liveness, readiness, status. Read only, and none holds a credential.
 
-use std::{convert::Infallible, fmt, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque, convert::Infallible, fmt, io, net::IpAddr, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS},
+    uri::Authority,
 };
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -13,8 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpStream, UnixStream},
     runtime::Handle,
-    sync::Semaphore,
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
     time::timeout,
 };
 
@@ -25,6 +27,13 @@ use crate::config::Endpoint;
 pub trait Pages: Send + Sync + 'static {
     /// Returns the page at `path`, `None` if there is none.
     fn page(&self, path: &str, query: Option<&str>) -> Option<Page>;
+
+    /// Returns whether the pages are for those alone who ask for this machine by its address or as
+    /// `localhost`, where they are served over TCP: a website that has its own name resolve to loopback
+    /// makes a browser on this machine read what is served here (DNS rebinding), and that name tells.
+    fn are_local(&self) -> bool {
+        false
+    }
 }
 
 /// An answer.
@@ -97,6 +106,10 @@ impl Pages for MetricsPages {
 }
 
 impl Pages for AdminPages {
+    fn are_local(&self) -> bool {
+        true
+    }
+
     fn page(&self, path: &str, _query: Option<&str>) -> Option<Page> {
         (path == "/status").then(|| Page {
             status: StatusCode::OK,
@@ -172,7 +185,8 @@ impl fmt::Debug for AdminPages {
 }
 
 async fn accept(listener: Listener, pages: Arc<dyn Pages>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Oldest first.
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     // Ends its connections with it.
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -180,19 +194,24 @@ async fn accept(listener: Listener, pages: Arc<dyn Pages>) {
             socket = listener.accept() => socket,
             Some(_ended) = connections.join_next() => continue,
         };
-        match (socket, Arc::clone(&permits).try_acquire_owned()) {
-            (Ok(socket), Ok(permit)) => {
+        match socket {
+            Ok(socket) => {
+                open.retain(|connection| !connection.is_finished());
+                // The oldest makes room, not the newest: a probe takes milliseconds, and were it turned
+                // away by connections that idle, the process would be restarted.
+                if open.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
                 let pages = Arc::clone(&pages);
-                connections.spawn(async move {
-                    let _until_the_end = permit;
+                open.push_back(connections.spawn(async move {
                     if let Err(error) = serve(socket, pages).await {
                         tracing::debug!(%error, "an HTTP connection failed");
                     }
-                });
+                }));
             }
-            // Beyond the limit: dropped, and thereby closed.
-            (Ok(_), Err(_)) => {}
-            (Err(error), _) => {
+            Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -206,8 +225,13 @@ async fn serve(socket: Socket, pages: Arc<dyn Pages>) -> io::Result<()> {
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_BUFFER)
         .max_headers(MAX_HEADERS);
+    let check_host = pages.are_local() && matches!(socket, Socket::Tcp(_));
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(pages.as_ref(), &request);
+        let response = if check_host && !names_this_machine(&request) {
+            respond(Page::text(StatusCode::MISDIRECTED_REQUEST, "ask by address or as localhost\n"))
+        } else {
+            answer(pages.as_ref(), &request)
+        };
         async move { Ok::<_, Infallible>(response) }
     });
     let served = match socket {
@@ -233,15 +257,32 @@ fn answer<B>(pages: &dyn Pages, request: &Request<B>) -> Response<Full<Bytes>> {
         Some(page) => page,
         None => Page::text(StatusCode::NOT_FOUND, "no such page\n"),
     };
+    let mut response = respond(page);
+    if refused {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// Says whether the request's `Host` (and its target's, if it has one) is an address or `localhost`.
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let is_local = |host: &str| {
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+    };
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let host = Authority::try_from(host.as_bytes());
+    host.is_ok_and(|host| is_local(host.host())) && request.uri().host().is_none_or(is_local)
+}
+
+fn respond(page: Page) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if refused {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
     response
 }
 
@@ -340,6 +381,37 @@ mod tests {
         let (status, body) = ask(&server, Method::GET, "/readyz").await;
         assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"));
         assert_eq!(ask(&server, Method::GET, "/livez").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn connections_that_idle_do_not_turn_a_probe_away() {
+        let server = start(pages(true));
+        let Endpoint::Tcp(address) = server.bound() else { panic!("not TCP") };
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CONNECTIONS * 2 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert_eq!(ask(&server, Method::GET, "/livez").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn status_is_not_for_a_name_that_was_made_to_lead_here() {
+        let pages = AdminPages { status: Arc::new(|| "{}".to_owned()) };
+        for (host, local) in [
+            ("localhost", true),
+            ("LOCALHOST:9193", true),
+            ("127.0.0.1:9193", true),
+            ("[::1]:9193", true),
+            ("evil.example", false),
+            ("localhost.evil.example:9193", false),
+            ("127.0.0.1.evil.example", false),
+            ("", false),
+        ] {
+            let request = Request::builder().uri("/status").header("host", host).body(());
+            assert_eq!(names_this_machine(&request.unwrap()), local, "{host}");
+        }
+        assert!(!names_this_machine(&Request::new(())), "nobody is named");
+        assert!(pages.are_local());
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use std::{
     fmt, io,
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -52,6 +52,8 @@ use crate::{
 pub struct Server {
     bound: Vec<Endpoint>,
     accepting: Vec<JoinHandle<()>>,
+    /// Held by the accepting tasks, so that it ends with them.
+    workers: Weak<Workers>,
     closing: watch::Sender<Option<Duration>>,
     permits: Arc<Semaphore>,
     max_connections: u32,
@@ -132,6 +134,7 @@ impl Server {
             .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZeroUsize::get));
         let workers = Arc::new(Workers::start(workers, &shared).map_err(StartError::Worker)?);
         let permits = Arc::new(Semaphore::new(settings.max_connections));
+        let held = Arc::downgrade(&workers);
         let bound = listeners.iter().map(|listener| listener.bound().clone()).collect();
         let accepting = listeners
             .into_iter()
@@ -141,13 +144,30 @@ impl Server {
             })
             .collect();
         let lifecycle = parts.lifecycle;
-        Ok(Self { bound, accepting, closing, permits, max_connections, lifecycle, cut_off })
+        Ok(Self {
+            bound,
+            accepting,
+            workers: held,
+            closing,
+            permits,
+            max_connections,
+            lifecycle,
+            cut_off,
+        })
     }
 
     /// Returns where it listens, in the order of the settings, with the ports that the system chose.
     #[must_use]
     pub fn bound(&self) -> &[Endpoint] {
         &self.bound
+    }
+
+    /// Returns whether a part that only a panic ends has ended, so that connections are refused or closed
+    /// although the process lives. Nothing heals that but a new process.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.accepting.iter().any(JoinHandle::is_finished)
+            || self.workers.upgrade().is_none_or(|workers| workers.any_gone())
     }
 
     /// Stops accepting, asks all connections to end (GOAWAY), and returns when calls in flight are

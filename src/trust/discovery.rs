@@ -32,6 +32,9 @@ pub enum KeysError {
     /// The metadata names another issuer (RFC 8414 §3.3: identical, or it is not to be used).
     #[error("the issuer's metadata names another issuer")]
     MetadataIssuer,
+    /// The metadata of an issuer that is asked over https names a key set without (RFC 8414 §2).
+    #[error("the issuer's metadata names a key set that is not https")]
+    MetadataScheme,
 }
 
 /// Fetches the key set at `url`.
@@ -57,6 +60,7 @@ pub async fn discover_key_set(fetcher: &Fetcher, issuer: &str) -> Result<KeySet,
         answer => answer,
     };
     let uri = key_set_uri(&text.map_err(KeysError::MetadataFetch)?, issuer)?;
+    check_scheme(&url, &uri)?;
     fetch_key_set(fetcher, &uri).await
 }
 
@@ -84,6 +88,16 @@ fn key_set_uri(text: &[u8], issuer: &str) -> Result<String, KeysError> {
         Some(Value::String(uri)) => Ok(uri),
         _ => Err(KeysError::MetadataMalformed),
     }
+}
+
+/// Plain http is for an issuer on loopback: another one must not have us ask what else listens there, or
+/// take its keys from whoever does.
+fn check_scheme(issuer: &Url, uri: &str) -> Result<(), KeysError> {
+    let is_https = |url: &Url| url.scheme() == "https";
+    if is_https(issuer) && !Url::parse(uri).is_ok_and(|uri| is_https(&uri)) {
+        return Err(KeysError::MetadataScheme);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -119,6 +133,17 @@ mod tests {
             let text = format!(r#"{{"issuer":"{other}","jwks_uri":"https://login.example/k"}}"#);
             let refused = key_set_uri(text.as_bytes(), "https://login.example/");
             assert!(matches!(refused, Err(KeysError::MetadataIssuer)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_key_set_without_https_is_refused_where_the_issuer_has_it() {
+        let check = |issuer: &str, uri: &str| check_scheme(&Url::parse(issuer).unwrap(), uri);
+        assert!(check("https://i.example", "HTTPS://keys.example/k").is_ok());
+        assert!(check("http://127.0.0.1:1", "http://127.0.0.1:2/k").is_ok());
+        for uri in ["http://127.0.0.1:9193/status", "http://localhost/k", "/k"] {
+            let refused = check("https://i.example", uri);
+            assert!(matches!(refused, Err(KeysError::MetadataScheme)), "{uri}");
         }
     }
 

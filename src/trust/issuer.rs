@@ -122,6 +122,12 @@ impl Issuer {
         self.store.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Returns how many fetches of the keys failed since the issuer was declared as it is.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.store.failures.load(Ordering::Relaxed)
+    }
+
     /// Says whether `document` declares the same as this issuer's, wherever it stands.
     #[must_use]
     pub(super) fn is_declared_by(&self, document: &IssuerDocument) -> bool {
@@ -168,6 +174,7 @@ fn is_same_source(one: &KeySource, other: &KeySource) -> bool {
 pub(super) struct KeyStore {
     keys: ArcSwapOption<Keys>,
     last_error: Mutex<Option<String>>,
+    failures: AtomicU64,
 }
 
 impl KeyStore {
@@ -188,8 +195,9 @@ impl KeyStore {
         self.set_error(None);
     }
 
-    /// Notes why no newer keys could be had, and returns whether that is news.
+    /// Counts a fetch that failed, notes why no newer keys could be had, and returns whether that is news.
     pub(super) fn fail(&self, error: String) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed);
         self.set_error(Some(error))
     }
 

@@ -38,7 +38,7 @@ pub struct IssuerStatus {
     pub name: Arc<str>,
     /// The issuer identifier.
     pub issuer: String,
-    /// Usable keys.
+    /// Usable keys; 0 where they are too old to be used.
     pub keys: usize,
     /// Keys of the set that are not used.
     pub skipped: Vec<SkippedKey>,
@@ -47,6 +47,8 @@ pub struct IssuerStatus {
     pub age: Option<Duration>,
     /// Why the last refresh failed, if it did.
     pub last_error: Option<String>,
+    /// Fetches that failed since the issuer was declared as it is.
+    pub failures: u64,
 }
 
 impl IssuerPool {
@@ -108,10 +110,11 @@ impl IssuerPool {
                 IssuerStatus {
                     name: Arc::clone(issuer.name()),
                     issuer: issuer.identifier().to_owned(),
-                    keys: keys.as_ref().map_or(0, |set| set.count()),
+                    keys: issuer.keys(now).map_or(0, |keys| keys.set.count()),
                     skipped: keys.map(|set| set.skipped().to_vec()).unwrap_or_default(),
                     age: issuer.key_age(now),
                     last_error: issuer.last_error(),
+                    failures: issuer.failures(),
                 }
             })
             .collect()

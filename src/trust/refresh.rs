@@ -3,11 +3,16 @@
 use std::{
     fmt,
     future::Future,
+    panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -30,6 +35,9 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
 /// Tokens with made-up key names cause at most one fetch in this time.
 const BETWEEN_ASKED: Duration = Duration::from_secs(10);
+/// So many checks may wait for one issuer's keys: an eighth of those that may be in flight by default, so
+/// that an issuer that does not answer leaves room for the tokens of the others.
+const MAX_WAITING: usize = 512;
 
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +91,8 @@ struct Shared {
     /// How many fetches have ended.
     ended: watch::Sender<u64>,
     gate: Mutex<Gate>,
+    /// Checks that wait. Apart from the rest, whose end is what they wait for, too.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Held for a few instructions only, and only by checks that miss a key.
@@ -107,6 +117,7 @@ impl Refresher {
             wanted: Notify::new(),
             ended: watch::Sender::new(0),
             gate: Mutex::new(Gate { busy: true, asked: None }),
+            waiting: Arc::default(),
         });
         let task = background
             .spawn(run(Arc::clone(&shared), issuer, store, fetch, pace, clock))
@@ -115,8 +126,9 @@ impl Refresher {
     }
 
     /// Returns the fetch that is under way, or causes one unless a check did so too short
-    /// a time ago.
+    /// a time ago. `None` also where [`MAX_WAITING`] checks wait already.
     pub(super) fn ask(&self) -> Option<Refetch> {
+        let waiting = Waiting::enter(&self.shared.waiting)?;
         let mut gate = self.shared.gate();
         if !gate.busy {
             let now = Instant::now();
@@ -130,7 +142,10 @@ impl Refresher {
         let mut ended = self.shared.ended.subscribe();
         drop(gate);
         // An error says that the issuer is gone: nothing more to wait for.
-        Some(Refetch(Box::pin(async move { ended.changed().await.unwrap_or_default() })))
+        Some(Refetch(Box::pin(async move {
+            let _until_the_end = waiting;
+            ended.changed().await.unwrap_or_default();
+        })))
     }
 }
 
@@ -143,6 +158,23 @@ impl Drop for Refresher {
 impl fmt::Debug for Refresher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Refresher").finish_non_exhaustive()
+    }
+}
+
+/// A check that waits, counted as long as it does.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn enter(count: &Arc<AtomicUsize>) -> Option<Self> {
+        let this = Self(Arc::clone(count));
+        // One too many is counted out again when it is dropped.
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(this)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -173,20 +205,27 @@ async fn run(
     let mut failures: u32 = 0;
     loop {
         shared.begin();
-        match fetch().await {
-            Ok(set) => {
+        // Keys are as old as the question, not as the answer.
+        let asked = clock.now();
+        // A panic in reading what the host sent is one more failure: were it the end of the refresh, keys
+        // would go out of date for good, and checks wait for a fetch that never ends.
+        let fetched = AssertUnwindSafe(async { fetch().await }).catch_unwind().await;
+        let error = match fetched {
+            Ok(Ok(set)) => {
                 if failures > 0 {
                     tracing::info!(issuer = %issuer, failures, "the issuer's keys are had again");
                 }
-                store.install(set, clock.now());
+                store.install(set, asked);
                 failures = 0;
+                None
             }
-            Err(error) => {
-                let text = chain(&error);
-                failures = failures.saturating_add(1);
-                if store.fail(text.clone()) {
-                    tracing::warn!(issuer = %issuer, error = %text, "cannot refresh the issuer's keys");
-                }
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_panic) => Some("fetching the keys panicked".to_owned()),
+        };
+        if let Some(error) = error {
+            failures = failures.saturating_add(1);
+            if store.fail(error.clone()) {
+                tracing::warn!(issuer = %issuer, error, "cannot refresh the issuer's keys");
             }
         }
         shared.end();

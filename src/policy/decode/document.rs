@@ -168,6 +168,8 @@ pub struct Decoding<'t> {
     pub decoder: Decoder,
     names: BTreeMap<(&'static str, String), At>,
     issuers: BTreeMap<String, At>,
+    /// `documents.peer_trust` stands for one that was only seen in a file's text.
+    salvaged_peer_trust: bool,
 }
 
 impl<'t> Decoding<'t> {
@@ -180,6 +182,7 @@ impl<'t> Decoding<'t> {
             decoder: Decoder::default(),
             names: BTreeMap::new(),
             issuers: BTreeMap::new(),
+            salvaged_peer_trust: false,
         }
     }
 
@@ -263,7 +266,10 @@ impl<'t> Decoding<'t> {
                     }),
                 );
             }
-            "PeerTrust" => self.stand_in(at),
+            "PeerTrust" => {
+                self.salvaged_peer_trust |= documents.peer_trust.is_none();
+                self.stand_in(at);
+            }
             _ => {}
         }
     }
@@ -341,6 +347,10 @@ impl<'t> Decoding<'t> {
             spec.finish(decoder);
             evidence
         });
+        if std::mem::take(&mut self.salvaged_peer_trust) {
+            // The one that was seen in the text may be this one.
+            self.documents.peer_trust = None;
+        }
         if let Some(first) = &self.documents.peer_trust {
             let first =
                 format!("the first one is at {}:{}", first.name.at.file, first.name.at.line);

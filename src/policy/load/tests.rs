@@ -451,6 +451,14 @@ fn what_must_be_unique_names_the_first_place() {
 }
 
 #[test]
+fn one_peer_trust_in_a_file_that_is_salvaged_is_one() {
+    let trust = "apiVersion: symbolon/v1\nkind: PeerTrust\nmetadata: {name: mesh}\nspec: {evidence: [xfcc]}\n";
+    let text =
+        format!("{trust}---\n{}", ISSUER.replace("{discovery: true}", "&a {discovery: true}"));
+    one(&[("a.yaml", &text)], ("a.yaml", 11, 9, "spec.keys", "anchors are not allowed"));
+}
+
+#[test]
 fn a_misspelt_source_of_evidence_is_not_left_out() {
     let text = "apiVersion: symbolon/v1\nkind: PeerTrust\nmetadata: {name: mesh}\nspec: {evidence: [principal, xfc]}\n";
     let help = one(

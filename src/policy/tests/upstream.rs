@@ -10,37 +10,26 @@ use crate::{
 };
 
 /// A check with these headers, in both encodings.
-fn checks(path: &str, headers: &[(&str, &str)]) -> [wire::CheckRequest; 2] {
-    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    let check = |http: wire::HttpRequest| wire::CheckRequest {
-        attributes: Some(wire::AttributeContext {
-            request: Some(wire::Request { http: Some(http) }),
-            ..Default::default()
-        }),
+fn checks<'t>(path: &'t str, headers: &[(&'t str, &'t str)]) -> [wire::CheckRequest<'t>; 2] {
+    let check = |http| wire::CheckRequest {
+        attributes: Some(wire::AttributeContext { http: Some(http), ..Default::default() }),
     };
     let http = wire::HttpRequest {
-        method: bytes("GET"),
-        path: bytes(path),
-        host: bytes("pay.example"),
+        method: b"GET",
+        path: path.as_bytes(),
+        host: b"pay.example",
         ..Default::default()
     };
-    let entries =
-        headers.iter().map(|(key, value)| wire::Entry { key: bytes(key), value: bytes(value) });
-    let raw = headers.iter().map(|(key, value)| wire::HeaderValue {
-        key: bytes(key),
-        value: Bytes::new(),
-        raw_value: bytes(value),
-    });
+    let bytes = headers.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
+    let entries = bytes.clone().map(|(key, value)| wire::Entry { key, value });
+    let raw = bytes.map(|(key, raw_value)| wire::HeaderValue { key, value: b"", raw_value });
     [
         check(wire::HttpRequest { headers: entries.collect(), ..http.clone() }),
-        check(wire::HttpRequest {
-            header_map: Some(wire::HeaderMap { headers: raw.collect() }),
-            ..http
-        }),
+        check(wire::HttpRequest { raw_headers: raw.collect(), ..http }),
     ]
 }
 
-fn changes(set: &PolicySet, check: &wire::CheckRequest) -> HeaderChanges {
+fn changes(set: &PolicySet, check: &wire::CheckRequest<'_>) -> HeaderChanges {
     let cache = CertificateCache::new(1);
     let evidence = Evidence::read(check, PeerSources::default(), None, &cache).unwrap();
     let candidates = set.candidates(&evidence);

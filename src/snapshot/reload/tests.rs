@@ -64,6 +64,38 @@ fn refuses_broken(builds: Arc<AtomicUsize>) -> Build {
     })
 }
 
+/// A clock that panics the first time.
+#[derive(Debug, Default)]
+struct Stumbling(std::sync::atomic::AtomicBool);
+
+impl crate::clock::Clock for Stumbling {
+    fn now(&self) -> crate::clock::UnixTime {
+        assert!(self.0.swap(true, Ordering::SeqCst), "as asked");
+        crate::clock::UnixTime::from_secs(1)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_the_midst_of_a_reload_does_not_end_reloading() {
+    let temp = tempfile::tempdir().unwrap();
+    let (store, metrics) = (Arc::default(), Arc::new(Metrics::new().unwrap()));
+    let reloading = Reloader {
+        dir: temp.path().to_owned(),
+        poll: OFTEN,
+        watch: false,
+        store: Arc::clone(&store),
+        clock: Arc::new(Stumbling::default()),
+        metrics: Arc::clone(&metrics),
+        build: refuses_broken(Arc::default()),
+    }
+    .start();
+    let mut status = reloading.subscribe();
+    let live = status.wait_for(|status| status.live.is_some());
+    let status = tokio::time::timeout(LONG, live).await.unwrap().unwrap().clone();
+    assert_eq!((status.loaded, status.failed), (1, 1));
+    assert!(store.load().is_some());
+}
+
 impl Fixture {
     fn start(poll: Duration, watch: bool, prepare: impl FnOnce(&Path)) -> Self {
         let temp = tempfile::tempdir().unwrap();

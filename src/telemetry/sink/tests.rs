@@ -118,6 +118,36 @@ fn piped(queue_bytes: usize, overflow: Overflow) -> (RecordQueue, Pipe, Arc<Metr
     (queue, pipe, metrics)
 }
 
+/// Panics the first time it is written to.
+struct Stumbling(Pipe, bool);
+
+impl Write for Stumbling {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(std::mem::replace(&mut self.1, true), "as asked");
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_while_writing_is_a_failure_and_the_record_is_written_later() {
+    let (pipe, metrics) = (Pipe::default(), metrics());
+    let target = Target::Stream(Box::new(Stumbling(pipe.clone(), false)));
+    let settings = settings(RecordSink::Stdout, 1 << 20, Overflow::Deny);
+    let queue = RecordQueue::with_target(Some(target), &settings, Arc::clone(&metrics)).unwrap();
+    queue.push(&record("/a")).unwrap();
+    let end = Instant::now() + LONG;
+    while written(&metrics) == 0 {
+        assert!(Instant::now() < end);
+        thread::yield_now();
+    }
+    assert_eq!(count(&metrics, "symbolon_record_write_failures_total"), 1);
+    assert_eq!(queue.flush_and_stop(LONG), 0);
+}
+
 #[test]
 fn records_of_many_threads_are_written_whole_and_in_each_threads_order() {
     let temp = tempfile::tempdir().unwrap();

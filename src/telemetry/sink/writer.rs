@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, atomic::Ordering},
     thread,
 };
@@ -28,7 +29,9 @@ impl Writer {
             thread::park_timeout(FLUSH_EVERY);
             // Looked at before the buffers: what was appended before the stop is still written.
             let stop = self.shared.stop.load(Ordering::SeqCst);
-            let outcome = self.flush();
+            // A panic is an attempt that failed: with this thread gone no record would be written again.
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.flush()))
+                .unwrap_or_else(|_panic| Err(io::Error::other("writing panicked")));
             if let Err(error) = &outcome {
                 self.shared.metrics.record_write_failed();
                 if !self.failing {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -124,8 +124,6 @@ impl World {
             metrics,
             bounds: CheckSettings::default(),
             max_message_bytes: 1 << 20,
-            panic_path: None,
-            in_flight: AtomicUsize::new(0),
         });
         let service = AuthorizationService::new(Arc::clone(&context));
         Self { service, context, clock, client, issuer }

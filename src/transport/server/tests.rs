@@ -295,6 +295,40 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
 }
 
 #[tokio::test]
+async fn server_that_no_longer_accepts_says_so() {
+    struct Panics;
+    impl ConnectionObserver for Panics {
+        fn opened(&self) -> Box<dyn Send> {
+            Box::new(())
+        }
+
+        fn refused(&self, _cause: Refused) {
+            panic!("as asked");
+        }
+    }
+    let parts = Parts {
+        observer: Arc::new(Panics),
+        service: StandIn::default(),
+        lifecycle: Lifecycle::starting().await,
+        tls: None,
+        clock: Arc::new(SystemClock),
+        workers: Some(1),
+    };
+    let settings = GrpcSettings { max_connections: 1, ..settings() };
+    let server = Server::start(&settings, parts, &Handle::current()).unwrap();
+    let Endpoint::Tcp(address) = server.bound()[0] else { panic!("not TCP") };
+    let _first = client(TcpStream::connect(address).await.unwrap()).await;
+    assert!(!server.is_broken());
+    let _second = TcpStream::connect(address).await.unwrap();
+    let broken = async {
+        while !server.is_broken() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), broken).await.expect("it says so");
+}
+
+#[tokio::test]
 async fn other_protocols_are_closed() {
     let under = start(settings(), None).await;
     let mut stream = TcpStream::connect(under.address()).await.unwrap();

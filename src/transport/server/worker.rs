@@ -55,6 +55,11 @@ impl Workers {
             .map(Self)
     }
 
+    /// Returns whether a thread has ended: connections would be given to it and closed.
+    pub(super) fn any_gone(&self) -> bool {
+        self.0.iter().any(|worker| worker.queue.is_closed())
+    }
+
     /// Gives a connection to the worker with the fewest. It is closed if that worker is gone.
     pub(super) fn give(&self, accepted: Accepted) {
         let fewest = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));

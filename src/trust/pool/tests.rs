@@ -135,6 +135,24 @@ async fn a_rotated_key_is_had_by_one_fetch_and_made_up_names_cause_no_more() {
 }
 
 #[tokio::test]
+async fn a_rotated_key_is_had_for_tokens_that_name_none() {
+    let (site, old, new) = (Site::default(), Signer::es256("old"), Signer::es256("new"));
+    site.put("/keys", jwks(&[&old]));
+    let uri = format!("http://{}/keys", site.serve().await);
+    let issuer = pool().reconcile(&[at_uri(&uri)]).unwrap().remove(0);
+    let unnamed = |signer: &Signer| {
+        let mut header = signer.header();
+        header.as_object_mut().unwrap().remove("kid");
+        signer.sign_with(&header, &claims_with("iss", Some(json!(issuer.identifier()))))
+    };
+    assert_eq!(check(&issuer, &unnamed(&old)).await, Ok(()));
+    site.put("/keys", jwks(&[&new]));
+    assert_eq!(check(&issuer, &unnamed(&new)).await, Ok(()));
+    assert_eq!(check(&issuer, &unnamed(&old)).await, Err(Reason::TokenSignature));
+    assert_eq!(site.asked().len(), 2, "a bad signature asks no more often than an unknown name");
+}
+
+#[tokio::test]
 async fn an_issuer_without_keys_denies_with_its_own_reason_and_says_why_in_the_status() {
     let (site, signer) = (Site::default(), Signer::es256("k1"));
     site.put("/keys", "<html>");
@@ -153,6 +171,22 @@ async fn an_issuer_without_keys_denies_with_its_own_reason_and_says_why_in_the_s
     let status = pool.status().remove(0);
     assert_eq!((status.keys, status.age), (1, Some(Duration::ZERO)));
     assert_eq!(status.last_error, None);
+}
+
+#[tokio::test]
+async fn keys_that_are_too_old_do_not_count_as_usable() {
+    let (site, signer) = (Site::default(), Signer::es256("k1"));
+    site.put("/keys", jwks(&[&signer]));
+    let uri = format!("http://{}/keys", site.serve().await);
+    let clock = Arc::new(ManualClock::at(NOW.as_secs()));
+    let shared: SharedClock = Arc::<ManualClock>::clone(&clock);
+    let pool = IssuerPool::new(&OutboundSettings::default(), shared, Handle::current()).unwrap();
+    let issuer = pool.reconcile(&[at_uri(&uri)]).unwrap().remove(0);
+    assert_eq!(check(&issuer, &token_of(&signer, &issuer)).await, Ok(()));
+    assert_eq!(pool.status()[0].keys, 1);
+    let age = issuer.document.max_key_age.saturating_add(Duration::from_secs(1));
+    clock.advance(age);
+    assert_eq!((pool.status()[0].keys, pool.status()[0].age), (0, Some(age)));
 }
 
 #[tokio::test]

@@ -41,8 +41,10 @@ impl Source {
             let keys = keys.lock().unwrap().clone();
             Box::pin(async move {
                 gate.acquire().await.unwrap().forget();
-                if broken.load(Ordering::SeqCst) > 0 {
-                    return Err(KeysError::KeySet(KeySetError::Malformed));
+                match broken.load(Ordering::SeqCst) {
+                    0 => {}
+                    PANICS => panic!("the source panics"),
+                    _ => return Err(KeysError::KeySet(KeySetError::Malformed)),
                 }
                 Ok(KeySet::parse(keys.as_bytes())?)
             })
@@ -57,6 +59,9 @@ impl Source {
         self.fetches.load(Ordering::SeqCst)
     }
 }
+
+/// What [`Source::broken`] is where fetching is to panic.
+const PANICS: usize = 2;
 
 /// No fetch but the first and those that are asked for.
 const ASKED_ONLY: Pace = Pace {
@@ -113,13 +118,60 @@ async fn checks_before_the_first_keys_wait_for_the_first_fetch() {
 async fn a_flood_of_unknown_keys_is_one_fetch_and_then_none_for_a_while() {
     let world = World::new(ASKED_ONLY);
     world.first_fetch().await;
-    let waiting: Vec<_> = (0..1_000).map(|_| world.issuer.refetch().unwrap().0).collect();
+    let waiting: Vec<_> = (0..MAX_WAITING).map(|_| world.issuer.refetch().unwrap().0).collect();
+    assert!((0..1_000).all(|_| world.issuer.refetch().is_none()), "more do not wait");
     assert!(world.has_keys(), "tokens with known keys are not held up");
     world.source.let_go();
     futures_util::future::join_all(waiting).await;
     assert_eq!(world.source.fetches(), 2);
     assert!((0..1_000).all(|_| world.issuer.refetch().is_none()));
     assert_eq!(world.source.fetches(), 2);
+}
+
+#[tokio::test]
+async fn checks_that_gave_up_leave_their_places_to_others() {
+    let world = World::new(ASKED_ONLY);
+    for _ in 0..3 {
+        let waiting: Vec<_> = (0..MAX_WAITING).map(|_| world.issuer.refetch().unwrap()).collect();
+        assert!(world.issuer.refetch().is_none());
+        drop(waiting);
+    }
+    world.first_fetch().await;
+}
+
+#[tokio::test]
+async fn a_fetch_that_panics_is_a_failure_and_the_refresh_goes_on() {
+    let world = World::new(Pace { between_asked: Duration::ZERO, ..ASKED_ONLY });
+    world.source.broken.store(PANICS, Ordering::SeqCst);
+    world.first_fetch().await;
+    assert_eq!(world.issuer.last_error().as_deref(), Some("fetching the keys panicked"));
+    assert!(!world.has_keys());
+    world.source.broken.store(0, Ordering::SeqCst);
+    world.first_fetch().await;
+    assert!(world.has_keys());
+}
+
+#[tokio::test]
+async fn every_failure_is_counted_also_the_same_one_again() {
+    let world = World::new(Pace { between_asked: Duration::ZERO, ..ASKED_ONLY });
+    for (broken, failures) in [(1, 1), (1, 2), (PANICS, 3), (0, 3)] {
+        world.source.broken.store(broken, Ordering::SeqCst);
+        world.first_fetch().await;
+        assert_eq!(world.issuer.failures(), failures);
+    }
+}
+
+#[tokio::test]
+async fn keys_are_as_old_as_the_question_not_as_the_answer() {
+    let world = World::new(ASKED_ONLY);
+    let fetch = world.issuer.refetch().unwrap();
+    while world.source.fetches() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.clock.advance(Duration::from_secs(5));
+    world.source.let_go();
+    fetch.0.await;
+    assert_eq!(world.issuer.key_age(world.clock.now()), Some(Duration::from_secs(5)));
 }
 
 #[tokio::test]
