@@ -114,6 +114,7 @@ pub(crate) struct Token {
 /// client's key now, with an identifier that no other has.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each goes wrong by itself")]
 pub(crate) struct Proof {
     /// Members of the header and claims, as for a token.
     pub(crate) header: BTreeMap<String, Value>,

@@ -33,13 +33,10 @@ pub(crate) fn encode(case: &Case, encoding: Encoding, mint: &Mint) -> (Vec<u8>, 
     let token = check.token.as_ref().map(|spec| mint.token(spec));
     let workload = check.workload.as_deref().unwrap_or(PAYMENTS);
     let [principal, certificate, xfcc] = peer(case, workload, mint);
-    let http = match check.tcp {
-        Some(_) => None,
-        None => {
-            let proof = proof(check, token.as_deref().unwrap_or_default(), mint);
-            Some(http(check, encoding, (xfcc, token.as_deref(), proof)))
-        }
-    };
+    let http = check.tcp.is_none().then(|| {
+        let proof = proof(check, token.as_deref().unwrap_or_default(), mint);
+        http(check, encoding, (xfcc, token.as_deref(), proof))
+    });
     let attributes = AttributeContext {
         source: Some(Peer { principal, certificate, ..Peer::default() }),
         destination: Some(Peer {
@@ -98,8 +95,10 @@ fn peer(case: &Case, workload: &str, mint: &Mint) -> [String; 3] {
     [principal, certificate, xfcc].map(Option::unwrap_or_default)
 }
 
+type Headers = Vec<(String, Vec<u8>)>;
+
 /// The headers of a proof.
-fn proof(check: &Check, token: &str, mint: &Mint) -> Vec<(String, Vec<u8>)> {
+fn proof(check: &Check, token: &str, mint: &Mint) -> Headers {
     let Some(spec) = &check.proof else { return Vec::new() };
     let method = check.method.as_deref().unwrap_or("GET");
     let host = check.host.as_deref().unwrap_or("payments.example");
@@ -112,7 +111,7 @@ fn proof(check: &Check, token: &str, mint: &Mint) -> Vec<(String, Vec<u8>)> {
 fn http(
     check: &Check,
     encoding: Encoding,
-    (xfcc, token, proof): (String, Option<&str>, Vec<(String, Vec<u8>)>),
+    (xfcc, token, proof): (String, Option<&str>, Headers),
 ) -> HttpRequest {
     let method = check.method.as_deref().unwrap_or("GET");
     let host = check.host.as_deref().unwrap_or("payments.example");
