@@ -144,10 +144,71 @@ pub struct DpopSettings {
     pub past: Duration,
     /// `future`: how far ahead a proof may be dated; default 10 s.
     pub future: Duration,
-    /// `replayEntries`: used proofs that are remembered; default 1,000,000.
+    /// `replay`: where used proofs are remembered; left out, as [`ReplayKind::Memory`], with a warning where
+    /// that matters.
+    pub replay: Option<ReplayKind>,
+    /// `replayEntries`: used proofs that are remembered in memory; default 1,000,000.
     pub replay_entries: usize,
+    /// `redis`.
+    pub redis: RedisSettings,
     /// `nonceKeysFile`: secrets of nonces, shared by replicas.
     pub nonce_keys_file: Option<PathBuf>,
+}
+
+/// Where used proofs are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayKind {
+    /// `memory`: in each process for itself.
+    Memory,
+    /// `redis`: in a Redis that replicas share.
+    Redis,
+}
+
+/// `dpop.redis`.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// `url`: where it is; needed with `dpop.replay: redis`.
+    pub url: Option<RedisUrl>,
+    /// `usernameFile`: the name of an ACL user; read again at each connection.
+    pub username_file: Option<PathBuf>,
+    /// `passwordFile`: the password; read again at each connection.
+    pub password_file: Option<PathBuf>,
+    /// `caFile`: PEM, instead of the system's certificate authorities.
+    pub ca_file: Option<PathBuf>,
+    /// `timeout`: how long a check waits for it; default 50 ms.
+    pub timeout: Duration,
+    /// `allowPlaintext`: permits `redis://` to other than loopback; default false.
+    pub allow_plaintext: bool,
+}
+
+/// Where a Redis is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisUrl {
+    /// `redis://host:port` or, with TLS, `rediss://host:port`.
+    Tcp {
+        /// Its name or address, without brackets.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// Whether over TLS.
+        tls: bool,
+    },
+    /// `unix:/run/redis/redis.sock`.
+    Unix(PathBuf),
+}
+
+impl RedisUrl {
+    /// Returns whether what is sent there can be read by others on the way.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        match self {
+            Self::Tcp { tls: true, .. } | Self::Unix(_) => false,
+            Self::Tcp { host, .. } => {
+                let address = host.parse::<std::net::IpAddr>();
+                host != "localhost" && !address.is_ok_and(|ip| ip.to_canonical().is_loopback())
+            }
+        }
+    }
 }
 
 /// `records`: the decision records.
@@ -272,8 +333,23 @@ impl Default for DpopSettings {
             algorithms: ["ES256", "EdDSA", "PS256"].map(str::to_owned).to_vec(),
             past: Duration::from_secs(60),
             future: Duration::from_secs(10),
+            replay: None,
             replay_entries: 1_000_000,
+            redis: RedisSettings::default(),
             nonce_keys_file: None,
+        }
+    }
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            username_file: None,
+            password_file: None,
+            ca_file: None,
+            timeout: Duration::from_millis(50),
+            allow_plaintext: false,
         }
     }
 }

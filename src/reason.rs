@@ -240,7 +240,7 @@ reasons! {
     DpopProofToken = "dpop_proof_token", Binding, InvalidDpopProof;
     /// The proof was made too long ago or in the future.
     DpopProofTime = "dpop_proof_time", Binding, InvalidDpopProof;
-    /// The proof was made before this process began, which does not know whether it was used.
+    /// The proof was made before the store of used proofs began, which does not know whether it was used.
     DpopProofBeforeStart = "dpop_proof_before_start", Binding, InvalidDpopProof;
     /// The proof is valid and made with another key than the token is bound to.
     DpopKeyMismatch = "dpop_key_mismatch", Binding, InvalidToken;
@@ -254,6 +254,8 @@ reasons! {
     DpopReplayed = "dpop_replayed", Binding, InvalidDpopProof;
     /// There is no room to remember the proof, so that it cannot be accepted.
     DpopReplayStoreFull = "dpop_replay_store_full", Binding, Unavailable;
+    /// The store that replicas share could not be asked whether the proof was used before.
+    DpopReplayStoreUnavailable = "dpop_replay_store_unavailable", Binding, Unavailable;
     /// The token came with another authentication scheme than the one its binding needs.
     SchemeMismatch = "scheme_mismatch", Binding, InvalidToken;
     /// The token is bound in another way than the rule lists.

@@ -29,7 +29,13 @@ use crate::{
         self, Peer, Principal, Proof, Refetched, Verified,
         cache::TokenCache,
         claims::AccessToken,
-        dpop::{ProofVerifier, replay::ReplayStore},
+        dpop::{
+            ProofVerifier,
+            replay::{
+                ReplayStore,
+                redis::{Pending, RedisStore},
+            },
+        },
     },
     evidence::{Evidence, certificate::CertificateCache},
     identity::{SpiffeId, Thumbprint},
@@ -44,7 +50,7 @@ use crate::{
         sink::{QueueFull, RecordQueue},
     },
     transport::{
-        obligation::Known,
+        obligation::{Known, Recorded, Unmet},
         unary::{UnaryBody, UnaryError},
         wire::CheckRequest,
     },
@@ -146,11 +152,22 @@ struct Check<'c> {
 }
 
 /// How far a check came without waiting.
-enum Step {
+enum Step<'c> {
     /// To its end.
     Done(CheckResponse),
     /// To a key that only a refetch may bring; then it starts again.
     Refetch(Refetch),
+    /// To an allow for which the use of a proof has to be recorded first; then it starts again.
+    Consume(&'c RedisStore, Pending),
+}
+
+/// What a check that starts again knows from before.
+#[derive(Clone, Copy)]
+struct Before {
+    /// When it began: what was decided then is decided alike.
+    now: UnixTime,
+    refetched: Refetched,
+    recorded: Option<Recorded>,
 }
 
 /// What is known of a check when it is recorded.
@@ -161,7 +178,7 @@ struct Facts<'a> {
     principal: Option<&'a Principal<'a>>,
 }
 
-impl Check<'_> {
+impl<'c> Check<'c> {
     /// Answers the check in time, and not at all if too many are in flight.
     async fn within<B>(&self, deadline: Option<Duration>, body: &mut B) -> CheckResponse
     where
@@ -191,23 +208,36 @@ impl Check<'_> {
         let Some(snapshot) = snapshot.as_deref() else {
             return self.refuse(Reason::NoPolicyLoaded);
         };
+        let now = self.context.clock.now();
+        let mut before = Before { now, refetched: Refetched::No, recorded: None };
         // All but waiting is synchronous, so that this future holds no more than the message.
-        match self.decide(&message, snapshot, Refetched::No) {
-            Step::Done(response) => response,
-            Step::Refetch(refetch) => {
-                refetch.0.await;
-                match self.decide(&message, snapshot, Refetched::Yes) {
-                    Step::Done(response) => response,
-                    // It is asked for once; were it asked for again, nothing would be proven.
-                    Step::Refetch(_) => self.refuse(Reason::TokenKeyUnknown),
+        loop {
+            match self.decide(&message, snapshot, before) {
+                Step::Done(response) => return response,
+                // Each is asked for once; were it asked for again, nothing would be proven.
+                Step::Refetch(_) if before.refetched == Refetched::Yes => {
+                    return self.refuse(Reason::TokenKeyUnknown);
+                }
+                Step::Consume(..) if before.recorded.is_some() => {
+                    return self.refuse(Reason::DpopReplayStoreUnavailable);
+                }
+                Step::Refetch(refetch) => {
+                    refetch.0.await;
+                    let now = self.context.clock.now();
+                    before = Before { now, refetched: Refetched::Yes, ..before };
+                }
+                Step::Consume(store, pending) => {
+                    // On the heap, as nearly every check does without it.
+                    let result = Box::pin(store.record(pending)).await;
+                    before.recorded = Some(Recorded { pending, result });
                 }
             }
         }
     }
 
     /// Runs the pipeline as far as it comes without waiting.
-    fn decide(&self, message: &[u8], snapshot: &Snapshot, refetched: Refetched) -> Step {
-        let now = self.context.clock.now();
+    fn decide(&self, message: &[u8], snapshot: &Snapshot, before: Before) -> Step<'c> {
+        let Before { now, refetched, recorded } = before;
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
         let Ok(request) = CheckRequest::decode(message) else {
@@ -229,9 +259,13 @@ impl Check<'_> {
             Verified::Settled(principal) => principal,
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
         };
-        let known = Known { evidence: &evidence, principal: &principal, message, now };
+        let known = Known { evidence: &evidence, principal: &principal, message, now, recorded };
         let decided = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
-            Decision::Allow(permit) => self.allow(&permit, known).map(|changes| (permit, changes)),
+            Decision::Allow(permit) => match self.allow(&permit, known) {
+                Ok(changes) => Ok((permit, changes)),
+                Err(Unmet::Denied(denial)) => Err(denial),
+                Err(Unmet::Waits(store, pending)) => return Step::Consume(store, pending),
+            },
             Decision::Deny(denial) => Err(denial),
         };
         let nonce;

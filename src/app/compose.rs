@@ -9,13 +9,13 @@ use tokio::runtime::Handle;
 use super::Services;
 use crate::{
     clock::SharedClock,
-    config::Settings,
+    config::{ReplayKind, Settings},
     credential::{
         cache::TokenCache,
         dpop::{
             ProofRules, ProofVerifier,
             nonce::Nonces,
-            replay::{MemoryStore, ReplayStore},
+            replay::{MemoryStore, ReplayStore, StoreStatus, redis::RedisStore},
         },
     },
     diagnostic::Diagnostics,
@@ -26,7 +26,7 @@ use crate::{
         reload::{ReloadStatus, Reloader, Reloading, build_with},
     },
     telemetry::{
-        metrics::{CacheSample, IssuerSample, Metrics, RefusedConnection},
+        metrics::{CacheSample, IssuerSample, Metrics, RefusedConnection, ReplaySample},
         sink::RecordQueue,
     },
     transport::{
@@ -55,10 +55,14 @@ pub fn compose(
     let tokens = Arc::new(TokenCache::new(settings.cache.tokens));
     let certificates = Arc::new(CertificateCache::new(settings.cache.certificates));
     let proofs = proofs(settings, background)?;
-    let replay = MemoryStore::new(settings.dpop.replay_entries, clock.now());
-    let replay = Arc::new(ReplayStore::Memory(replay));
+    let replay = Arc::new(replay(settings, &clock, background)?);
     let callers = callers(settings)?;
     watch(&metrics, &issuers, &tokens, &certificates);
+    let watched = Arc::clone(&replay);
+    metrics.set_replay_source(Box::new(move || {
+        let status = watched.status();
+        vec![ReplaySample { up: status.up, errors: status.errors }]
+    }));
 
     let snapshots = Arc::new(SnapshotStore::default());
     let reloading = Arc::new(start_reload(
@@ -73,13 +77,14 @@ pub fn compose(
         certificates,
         tokens,
         proofs,
-        replay,
+        replay: Arc::clone(&replay),
         metrics: Arc::clone(&metrics),
         records: Arc::clone(&records),
         bounds: settings.check.clone(),
         max_message_bytes: settings.grpc.max_message_bytes,
     }));
-    let state = State { reloading: Arc::clone(&reloading), issuers, clock: Arc::clone(&clock) };
+    let state =
+        State { reloading: Arc::clone(&reloading), issuers, replay, clock: Arc::clone(&clock) };
     let explained = state.clone();
     Ok(Services {
         checks,
@@ -97,6 +102,24 @@ pub fn compose(
             }
         }),
         clock,
+    })
+}
+
+/// Where used proofs are remembered.
+fn replay(
+    settings: &Settings,
+    clock: &SharedClock,
+    background: &Handle,
+) -> anyhow::Result<ReplayStore> {
+    let dpop = &settings.dpop;
+    Ok(match dpop.replay {
+        None | Some(ReplayKind::Memory) => {
+            ReplayStore::Memory(MemoryStore::new(dpop.replay_entries, clock.now()))
+        }
+        Some(ReplayKind::Redis) => {
+            let url = dpop.redis.url.clone().context("`dpop.redis.url` is missing")?;
+            ReplayStore::Redis(RedisStore::start(url, &dpop.redis, Arc::clone(clock), background))
+        }
     })
 }
 
@@ -171,7 +194,12 @@ fn start_reload(
     clock: SharedClock,
 ) -> Reloading {
     let (issuers, root) = (Arc::clone(issuers), policies.to_owned());
+    let unshared = settings.dpop.replay.is_none();
+    let warn = std::sync::Once::new();
     let finish = move |loaded: Loaded, generation: Generation| {
+        if unshared && loaded.documents.policies.iter().any(|policy| policy.origin.is_some()) {
+            warn.call_once(|| tracing::warn!("{UNSHARED}"));
+        }
         snapshot(&issuers, loaded, generation).map_err(|all| Diagnostics {
             all,
             sources: Vec::new(),
@@ -266,6 +294,7 @@ impl ConnectionObserver for Observed {
 struct State {
     reloading: Arc<Reloading>,
     issuers: Arc<IssuerPool>,
+    replay: Arc<ReplayStore>,
     clock: SharedClock,
 }
 
@@ -309,6 +338,13 @@ impl State {
                 error.unwrap_or_default()
             ));
         }
+        lines.push(match self.replay.status() {
+            StoreStatus { up: true, kind, .. } => format!("used DPoP proofs: {kind}, up"),
+            StoreStatus { kind, last_error, .. } => {
+                let error = last_error.unwrap_or_else(|| "not connected yet".to_owned());
+                format!("used DPoP proofs: {kind} is down, what needs it is denied: {error}")
+            }
+        });
         lines
     }
 
@@ -327,6 +363,7 @@ impl State {
                 "failures": issuer.failures,
             })
         });
+        let replay = self.replay.status();
         let status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "generation": live.as_ref().map(|live| json!({
@@ -346,10 +383,21 @@ impl State {
                 })),
             },
             "issuers": issuers.collect::<Vec<_>>(),
+            "replayStore": {
+                "kind": replay.kind,
+                "up": replay.up,
+                "errors": replay.errors,
+                "lastError": replay.last_error,
+            },
         });
+
         format!("{status:#}\n")
     }
 }
+
+/// Where nobody wrote down that proofs need not be shared.
+const UNSHARED: &str = "used DPoP proofs are remembered by this process alone: with several replicas each \
+    accepts a proof once. Give `dpop.replay: redis`, or `dpop.replay: memory` where there is one replica";
 
 /// Keys are changed long before old ones are taken away: seconds do not matter.
 const NONCE_KEYS_POLL: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! What settings must hold together.
 
-use super::{Endpoint, Settings, load::Places};
+use super::{Endpoint, RedisUrl, ReplayKind, Settings, load::Places};
 use crate::{
     diagnostic::{At, Diagnostic},
     policy::decode::Decoder,
@@ -29,7 +29,45 @@ pub(super) fn check(settings: &Settings, places: &Places, whole: &At, decoder: &
             "`check.deadlineMargin` leaves no time: it must be shorter than `check.timeout`",
         );
     }
+    redis(settings, places, &place, decoder);
     collisions(settings, &place, decoder);
+}
+
+fn redis(settings: &Settings, places: &Places, place: &impl Fn(&str) -> At, decoder: &mut Decoder) {
+    let redis = &settings.dpop.redis;
+    if settings.dpop.replay != Some(ReplayKind::Redis) {
+        // Whoever names a Redis means to use it. A wrong `dpop.replay` is reported already.
+        let is_wrong = settings.dpop.replay.is_none() && places.contains_key("dpop.replay");
+        if let Some(at) = places.get("dpop.redis.url").filter(|_| !is_wrong) {
+            let mistake = Diagnostic::new(at, "`dpop.redis.url` has no effect here");
+            decoder.report(mistake.help("it needs `dpop.replay: redis`"));
+        }
+        return;
+    }
+    let at = place("dpop.redis.url");
+    match &redis.url {
+        None if !places.contains_key("dpop.redis.url") => {
+            decoder.wrong(&at, "`dpop.redis.url` is missing: `dpop.replay: redis` needs it");
+        }
+        Some(url) if url.is_exposed() && !redis.allow_plaintext => {
+            let mistake = Diagnostic::new(&at, "plaintext to a Redis that is not on this machine");
+            decoder.report(mistake.help(
+                "write it as `rediss://`, or permit it by `dpop.redis.allowPlaintext: true`",
+            ));
+        }
+        None | Some(_) => {}
+    }
+    if redis.username_file.is_some() && redis.password_file.is_none() {
+        decoder.wrong(
+            &place("dpop.redis.usernameFile"),
+            "`dpop.redis.usernameFile` needs `dpop.redis.passwordFile`",
+        );
+    }
+    if redis.ca_file.is_some()
+        && matches!(redis.url, Some(RedisUrl::Tcp { tls: false, .. } | RedisUrl::Unix(_)))
+    {
+        decoder.wrong(&place("dpop.redis.caFile"), "`dpop.redis.caFile` needs `rediss://`");
+    }
 }
 
 fn tls(settings: &Settings, place: &impl Fn(&str) -> At, decoder: &mut Decoder) {

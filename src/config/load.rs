@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Endpoint, LogFormat, Overflow, RecordSink, Settings, check,
+    Endpoint, LogFormat, Overflow, RecordSink, RedisUrl, ReplayKind, Settings, check,
     table::{Kind, SETTINGS, Setting, Shape},
 };
 use crate::{
@@ -21,6 +21,9 @@ const CONFIG_VARIABLE: &str = "SYMBOLON_CONFIG";
 
 /// A Unix socket's path has this many bytes at most (`sun_path` less the closing zero).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// Where a Redis listens unless it is told otherwise.
+const REDIS_PORT: u16 = 6379;
 
 /// What proofs may be signed with.
 const PROOF_ALGORITHMS: [&str; 6] = ["ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512"];
@@ -216,7 +219,9 @@ fn node_of(kind: Kind, text: &str, at: &At) -> Node {
         | Kind::Filter(_)
         | Kind::Records(_)
         | Kind::Overflow(_)
-        | Kind::LogFormat(_) => as_text(text),
+        | Kind::LogFormat(_)
+        | Kind::Replay(_)
+        | Kind::Redis(_) => as_text(text),
     };
     Node { at: at.clone(), value }
 }
@@ -279,8 +284,55 @@ fn read(decoder: &mut Decoder, settings: &mut Settings, kind: Kind, node: &Node)
                 [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("human", LogFormat::Human)];
             set(settings, decoder.word(node, &words)?);
         }
+        Kind::Replay(set) => {
+            let words = [("memory", ReplayKind::Memory), ("redis", ReplayKind::Redis)];
+            set(settings, decoder.word(node, &words)?);
+        }
+        Kind::Redis(set) => set(settings, redis_url(decoder, node)?),
     }
     Ok(())
+}
+
+/// The address alone: a password in a setting is soon in a log.
+fn redis_url(decoder: &mut Decoder, node: &Node) -> Decoded<RedisUrl> {
+    let text = decoder.text(node)?.value;
+    if let Some(path) = text.strip_prefix("unix:") {
+        if path.starts_with('/') && path.len() <= MAX_SOCKET_PATH {
+            return Ok(RedisUrl::Unix(PathBuf::from(path)));
+        }
+        return Err(decoder.wrong(
+            &node.at,
+            format!("a Unix socket has an absolute path of at most {MAX_SOCKET_PATH} bytes"),
+        ));
+    }
+    let url = text.parse::<reqwest::Url>().ok();
+    if url.as_ref().is_some_and(|url| !url.username().is_empty() || url.password().is_some()) {
+        return Err(decoder.report(
+            Diagnostic::new(&node.at, "no user name or password belongs in this address").help(
+                "name the files that hold them by `dpop.redis.usernameFile` and `dpop.redis.passwordFile`",
+            ),
+        ));
+    }
+    let read = url.and_then(|url| {
+        let tls = match url.scheme() {
+            "redis" => false,
+            "rediss" => true,
+            _ => return None,
+        };
+        let bare = matches!(url.path(), "" | "/") && url.query().is_none();
+        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port().unwrap_or(REDIS_PORT);
+        let is_whole = bare && url.fragment().is_none() && !host.is_empty();
+        is_whole.then_some(RedisUrl::Tcp { host, port, tls })
+    });
+    read.ok_or_else(|| {
+        decoder.report(
+            // Not shown: it may hold what should not be in it.
+            Diagnostic::new(&node.at, "this is no address of a Redis").help(
+                "write it as `rediss://redis.example:6379`, `redis://127.0.0.1:6379` or `unix:/path`",
+            ),
+        )
+    })
 }
 
 fn endpoint(decoder: &mut Decoder, node: &Node) -> Decoded<Endpoint> {

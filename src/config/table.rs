@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{Endpoint, LogFormat, Overflow, RecordSink, Settings, TlsSettings};
+use super::{
+    Endpoint, LogFormat, Overflow, RecordSink, RedisUrl, ReplayKind, Settings, TlsSettings,
+};
 
 /// A setting of the process.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +56,8 @@ pub(super) enum Kind {
     Records(fn(&mut Settings, RecordSink)),
     Overflow(fn(&mut Settings, Overflow)),
     LogFormat(fn(&mut Settings, LogFormat)),
+    Replay(fn(&mut Settings, ReplayKind)),
+    Redis(fn(&mut Settings, RedisUrl)),
 }
 
 /// What each text of a list is.
@@ -234,11 +238,54 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Time(0, MINUTE, |s, v| s.dpop.future = v),
     },
     Setting {
+        key: "dpop.replay",
+        default: "",
+        meaning: "where used proofs are remembered: `memory`, each replica for itself, so that a proof passes once at each, or `redis`, which replicas share. Left out it is `memory`, and the log warns of it where proofs are used",
+        kind: Kind::Replay(|s, v| s.dpop.replay = Some(v)),
+    },
+    Setting {
         key: "dpop.replayEntries",
         default: "1000000",
-        meaning: "used proofs that are remembered, some 130 bytes each; when it is full, new ones are denied",
+        meaning: "used proofs that are remembered in memory, some 130 bytes each; when it is full, new ones are denied",
         // Fewer do not hold a minute of one busy client.
         kind: Kind::Number(1, 100_000_000, |s, v| s.dpop.replay_entries = size(v)),
+    },
+    Setting {
+        key: "dpop.redis.url",
+        default: "",
+        meaning: "`rediss://host:port`, `redis://host:port` or `unix:/path`: one primary of Redis 7 or later (or Valkey), whose `maxmemory-policy` is `noeviction`; no cluster",
+        kind: Kind::Redis(|s, v| s.dpop.redis.url = Some(v)),
+    },
+    Setting {
+        key: "dpop.redis.usernameFile",
+        default: "",
+        meaning: "the name of the ACL user; read again at each connection",
+        kind: Kind::File(|s, v| s.dpop.redis.username_file = Some(v)),
+    },
+    Setting {
+        key: "dpop.redis.passwordFile",
+        default: "",
+        meaning: "the password; read again at each connection",
+        kind: Kind::File(|s, v| s.dpop.redis.password_file = Some(v)),
+    },
+    Setting {
+        key: "dpop.redis.caFile",
+        default: "",
+        meaning: "certificate authorities in PEM for `rediss://`, instead of the system's; read again at each connection",
+        kind: Kind::File(|s, v| s.dpop.redis.ca_file = Some(v)),
+    },
+    Setting {
+        key: "dpop.redis.timeout",
+        default: "50ms",
+        meaning: "how long a check waits for Redis; then it is denied. Never longer than the check itself may take",
+        // No network answers within less; the check itself ends within a second.
+        kind: Kind::Time(1, 10_000, |s, v| s.dpop.redis.timeout = v),
+    },
+    Setting {
+        key: "dpop.redis.allowPlaintext",
+        default: "false",
+        meaning: "permits `redis://` to other than loopback, where whoever is on the way reads the password and can have used proofs forgotten",
+        kind: Kind::Flag(|s, v| s.dpop.redis.allow_plaintext = v),
     },
     Setting {
         key: "dpop.nonceKeysFile",

@@ -58,7 +58,14 @@ const OTHERS: &[(&str, &str)] = &[
     ("dpop.algorithms", "ES256,PS384"),
     ("dpop.past", "30s"),
     ("dpop.future", "5s"),
+    ("dpop.replay", "memory"),
     ("dpop.replayEntries", "12"),
+    ("dpop.redis.url", "rediss://redis.example"),
+    ("dpop.redis.usernameFile", "/u"),
+    ("dpop.redis.passwordFile", "/p"),
+    ("dpop.redis.caFile", "/ca"),
+    ("dpop.redis.timeout", "20ms"),
+    ("dpop.redis.allowPlaintext", "true"),
     ("dpop.nonceKeysFile", "/n"),
     ("records.to", "/var/log/records"),
     ("records.queueBytes", "65536"),
@@ -86,6 +93,75 @@ fn the_path_of_a_drill_is_one_that_a_request_can_have() {
 }
 
 #[test]
+fn a_redis_is_named_whole_and_without_its_password() {
+    let needs = "dpop:\n  replay: redis\n";
+    one(
+        needs,
+        0,
+        1,
+        "dpop.redis.url",
+        "`dpop.redis.url` is missing: `dpop.replay: redis` needs it",
+    );
+    for (redis, line, column, field, message) in [
+        (
+            "url: redis://u:p@127.0.0.1",
+            4,
+            10,
+            "url",
+            "no user name or password belongs in this address",
+        ),
+        ("url: http://127.0.0.1", 4, 10, "url", "this is no address of a Redis"),
+        ("url: redis://127.0.0.1/2", 4, 10, "url", "this is no address of a Redis"),
+        (
+            "url: unix:redis.sock",
+            4,
+            10,
+            "url",
+            "a Unix socket has an absolute path of at most 107 bytes",
+        ),
+        (
+            "url: redis://redis.example",
+            4,
+            10,
+            "url",
+            "plaintext to a Redis that is not on this machine",
+        ),
+        (
+            "{url: rediss://a.example, usernameFile: /u}",
+            3,
+            45,
+            "usernameFile",
+            "`dpop.redis.usernameFile` needs `dpop.redis.passwordFile`",
+        ),
+        (
+            "{url: redis://localhost, caFile: /u}",
+            3,
+            38,
+            "caFile",
+            "`dpop.redis.caFile` needs `rediss://`",
+        ),
+    ] {
+        let redis =
+            if redis.starts_with('{') { format!(" {redis}") } else { format!("\n    {redis}") };
+        let text = format!("{needs}  redis:{redis}\n");
+        one(&text, line, column, &format!("dpop.redis.{field}"), message);
+    }
+    let unused = "dpop:\n  redis:\n    url: unix:/r\n";
+    one(unused, 3, 10, "dpop.redis.url", "`dpop.redis.url` has no effect here");
+    let open = load(
+        "",
+        &[
+            ("SYMBOLON_DPOP_REPLAY", "redis"),
+            ("SYMBOLON_DPOP_REDIS_URL", "redis://redis.example"),
+            ("SYMBOLON_DPOP_REDIS_ALLOW_PLAINTEXT", "true"),
+        ],
+    );
+    let host = "redis.example".to_owned();
+    let url = RedisUrl::Tcp { host, port: 6379, tls: false };
+    assert_eq!(open.unwrap().dpop.redis.url, Some(url));
+}
+
+#[test]
 fn without_a_file_and_environment_settings_are_the_defaults() {
     let settings = Settings::load(None, []).unwrap();
     assert_eq!(shown(&settings), shown(&Settings::default()));
@@ -106,14 +182,18 @@ fn every_setting_can_be_given_in_the_file_and_in_the_environment_alike() {
     assert_eq!(keys, OTHERS.iter().map(|(key, _)| *key).collect::<Vec<_>>());
     let mut seen = BTreeSet::from([shown(&Settings::default())]);
     for ((key, value), setting) in OTHERS.iter().zip(SETTINGS) {
-        let whole_tls = [
-            ("SYMBOLON_GRPC_TLS_CERT_FILE", "/x"),
-            ("SYMBOLON_GRPC_TLS_KEY_FILE", "/x"),
-            ("SYMBOLON_GRPC_TLS_CLIENT_CA_FILE", "/x"),
+        let whole = [
+            ("grpc.tls.", "SYMBOLON_GRPC_TLS_CERT_FILE", "/x"),
+            ("grpc.tls.", "SYMBOLON_GRPC_TLS_KEY_FILE", "/x"),
+            ("grpc.tls.", "SYMBOLON_GRPC_TLS_CLIENT_CA_FILE", "/x"),
+            ("dpop.redis.", "SYMBOLON_DPOP_REPLAY", "redis"),
+            ("dpop.redis.", "SYMBOLON_DPOP_REDIS_URL", "rediss://x"),
+            ("dpop.redis.username", "SYMBOLON_DPOP_REDIS_PASSWORD_FILE", "/x"),
         ];
-        let beside: Vec<_> = whole_tls
+        let beside: Vec<_> = whole
             .into_iter()
-            .filter(|(name, _)| key.starts_with("grpc.tls.") && *name != setting.variable())
+            .filter(|(of, name, _)| key.starts_with(of) && *name != setting.variable())
+            .map(|(_, name, value)| (name, value))
             .collect();
         let variable = setting.variable();
         let mut environment = beside.clone();
@@ -133,7 +213,9 @@ fn every_setting_can_be_given_in_the_file_and_in_the_environment_alike() {
             | table::Kind::Filter(_)
             | table::Kind::Records(_)
             | table::Kind::Overflow(_)
-            | table::Kind::LogFormat(_) => format!("\"{value}\""),
+            | table::Kind::LogFormat(_)
+            | table::Kind::Replay(_)
+            | table::Kind::Redis(_) => format!("\"{value}\""),
         };
         let mut text = String::new();
         for (depth, step) in key.split('.').enumerate() {

@@ -44,6 +44,15 @@ pub struct CacheSample {
     pub misses: u64,
 }
 
+/// The store of used DPoP proofs, as of a scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplaySample {
+    /// Whether it can be used.
+    pub up: bool,
+    /// Uses that it could not record since the process started.
+    pub errors: u64,
+}
+
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
@@ -89,6 +98,8 @@ pub struct Metrics {
     refused: [IntCounter; 4],
     issuers: IssuerMetrics,
     caches: CacheMetrics,
+    replay_up: IntGauge,
+    replay_errors: IntCounter,
     /// Held while a scrape fills in what it asks for, so that scrapes side by side do not mix.
     sources: Mutex<Sources>,
 }
@@ -108,6 +119,7 @@ struct CacheMetrics {
 struct Sources {
     issuers: Option<Source<IssuerSample>>,
     caches: Option<Source<CacheSample>>,
+    replay: Option<Source<ReplaySample>>,
 }
 
 /// Counts one of something for as long as it lives.
@@ -189,6 +201,11 @@ impl Metrics {
                     &["cache", "outcome"],
                 )?,
             },
+            replay_up: gauge(&registry, "symbolon_replay_store_up")?,
+            replay_errors: registered(
+                &registry,
+                IntCounter::with_opts(opts("symbolon_replay_store_errors_total"))?,
+            )?,
             sources: Mutex::default(),
             registry,
         })
@@ -300,6 +317,11 @@ impl Metrics {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).caches = Some(source);
     }
 
+    /// Sets what tells the state of the store of used DPoP proofs at each scrape.
+    pub fn set_replay_source(&self, source: Source<ReplaySample>) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).replay = Some(source);
+    }
+
     /// Returns all metrics in Prometheus' text format 0.0.4 (`text/plain; version=0.0.4`).
     #[must_use]
     pub fn encode(&self) -> String {
@@ -309,6 +331,11 @@ impl Metrics {
         }
         if let Some(caches) = &sources.caches {
             self.caches.fill(&caches());
+        }
+        for sample in sources.replay.iter().flat_map(|replay| replay()) {
+            self.replay_up.set(i64::from(sample.up));
+            self.replay_errors.reset();
+            self.replay_errors.inc_by(sample.errors);
         }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

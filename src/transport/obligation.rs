@@ -5,7 +5,10 @@ use crate::{
     clock::UnixTime,
     credential::{
         Principal, Proof,
-        dpop::replay::{CheckId, ReplayError, Use},
+        dpop::replay::{
+            CheckId, Recording, ReplayError, Use,
+            redis::{Pending, RedisStore},
+        },
     },
     evidence::{Evidence, authorization::Credentials},
     policy::{Denial, Obligation, Permit, upstream::HeaderChanges},
@@ -22,19 +25,45 @@ pub(super) struct Known<'a> {
     /// As it came.
     pub(super) message: &'a [u8],
     pub(super) now: UnixTime,
+    /// What became of the use of the proof, where it was waited for.
+    pub(super) recorded: Option<Recorded>,
 }
 
-impl Check<'_> {
+/// A use that was waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Recorded {
+    pub(super) pending: Pending,
+    pub(super) result: Result<(), ReplayError>,
+}
+
+/// Why an allow cannot be given, or not yet.
+pub(super) enum Unmet<'s, 'c> {
+    Denied(Denial<'s>),
+    /// The proof's use has to be recorded there first.
+    Waits(&'c RedisStore, Pending),
+}
+
+/// As [`Unmet`], before the rule is named.
+enum Obstacle<'c> {
+    Reason(Reason),
+    Waits(&'c RedisStore, Pending),
+}
+
+impl<'c> Check<'c> {
     /// Does what an allow depends on: first what may fail without a trace, last what uses a proof up.
     pub(super) fn allow<'s>(
         &self,
         permit: &Permit<'s>,
         known: Known<'_>,
-    ) -> Result<HeaderChanges, Denial<'s>> {
+    ) -> Result<HeaderChanges, Unmet<'s, 'c>> {
         let Known { evidence, principal, .. } = known;
-        let mut changes = permit.upstream(evidence, principal, self.id.as_str())?;
+        let changes = permit.upstream(evidence, principal, self.id.as_str());
+        let mut changes = changes.map_err(Unmet::Denied)?;
         if let Some(obligation) = permit.obligation(principal) {
-            self.meet(obligation, known).map_err(|reason| permit.denied(reason))?;
+            self.meet(obligation, known).map_err(|obstacle| match obstacle {
+                Obstacle::Reason(reason) => Unmet::Denied(permit.denied(reason)),
+                Obstacle::Waits(store, pending) => Unmet::Waits(store, pending),
+            })?;
             if obligation.nonce {
                 changes.nonce = self.context.nonce(known);
             }
@@ -43,18 +72,31 @@ impl Check<'_> {
     }
 
     /// Uses the proof up, unless the rule leaves that to others.
-    fn meet(&self, obligation: Obligation<'_>, known: Known<'_>) -> Result<(), Reason> {
+    fn meet(&self, obligation: Obligation<'_>, known: Known<'_>) -> Result<(), Obstacle<'c>> {
         if !obligation.consume {
             return Ok(());
         }
         let check = CheckId::new(self.caller, known.evidence.request_id, known.message);
         let used = Use { proof: obligation.proof, check };
-        match self.context.replay.consume(used, known.now) {
-            Ok(()) => Ok(()),
-            // A client that knows nonces mends this with a fresh one.
-            Err(ReplayError::BeforeStart) if obligation.nonce => Err(Reason::DpopNonceInvalid),
-            Err(error) => Err(error.into()),
-        }
+        let result = match self.context.replay.consume(used, known.now) {
+            Recording::Done(result) => result,
+            Recording::Waits(store, pending) => match known.recorded {
+                None => return Err(Obstacle::Waits(store, pending)),
+                Some(recorded) if recorded.pending == pending => recorded.result,
+                // Another use than the one that was recorded proves nothing.
+                Some(_) => Err(ReplayError::Unavailable),
+            },
+        };
+        result.map_err(|error| {
+            Obstacle::Reason(match error {
+                // A client that knows nonces mends this with a fresh one.
+                ReplayError::BeforeStart if obligation.nonce => Reason::DpopNonceInvalid,
+                ReplayError::Replayed
+                | ReplayError::BeforeStart
+                | ReplayError::Full
+                | ReplayError::Unavailable => error.into(),
+            })
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     fs, io,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::{Arc, Mutex},
     task::Poll,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use symbolon::{
     app::{RunningApp, compose},
     cli::demo::client::get,
     clock::{ManualClock, SharedClock},
-    config::{Endpoint, Overflow, RecordSink, Settings},
+    config::{Endpoint, Overflow, RecordSink, RedisUrl, ReplayKind, Settings},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpStream, runtime::Handle, task::JoinHandle};
@@ -66,6 +67,11 @@ impl Setup {
                 settings.records.overflow = Overflow::Deny;
             }
             "no-room-for-proofs" => settings.dpop.replay_entries = 0,
+            "no-redis" => {
+                settings.dpop.replay = Some(ReplayKind::Redis);
+                let nobody = PathBuf::from("/nonexistent/redis.sock");
+                settings.dpop.redis.url = Some(RedisUrl::Unix(nobody));
+            }
             "short-time" => settings.check.timeout = Duration::from_millis(200),
             // What Envoy gives is what counts, less the margin: 60 s leave a fifth of one.
             "wide-margin" => {

@@ -1,6 +1,6 @@
 //! Proofs that were used (RFC 9449 §11.1): each one passes once.
 //!
-//! A proof is recorded after the policy allowed and before the answer: a check that is denied uses nothing
+//! A store is this process's memory or a [Redis](redis) that replicas share. A proof is recorded after the policy allowed and before the answer: a check that is denied uses nothing
 //! up, and one whose proof cannot be recorded is denied. It is remembered until no check could accept it
 //! any more. A live entry is never given up for a new one: when the store is full, what is new is denied.
 //!
@@ -10,26 +10,54 @@
 //! it came in, so that a second request of a client, however alike, is another message. Without that id
 //! nothing counts as a retry.
 
+pub mod redis;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use aws_lc_rs::digest;
 
+use self::redis::{Pending, RedisStore};
 use crate::{
     clock::UnixTime, credential::dpop::VerifiedProof, identity::Thumbprint, reason::Reason,
 };
 
 /// Where used proofs are remembered.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum ReplayStore {
     /// In this process.
     Memory(MemoryStore),
+    /// In a Redis that replicas share.
+    Redis(RedisStore),
+}
+
+/// What becomes of a use.
+#[derive(Debug)]
+pub enum Recording<'s> {
+    /// It is recorded, or the proof does not pass.
+    Done(Result<(), ReplayError>),
+    /// The store has to be waited for.
+    Waits(&'s RedisStore, Pending),
+}
+
+/// How a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// `memory` or `redis`.
+    pub kind: &'static str,
+    /// Whether it can be used.
+    pub up: bool,
+    /// Uses that it could not record since the process started, for want of an answer or of room.
+    pub errors: u64,
+    /// Why it cannot be used.
+    pub last_error: Option<String>,
 }
 
 /// One use of a proof.
@@ -70,11 +98,14 @@ pub enum ReplayError {
     #[error("the proof was used before")]
     Replayed,
     /// It is older than what is remembered.
-    #[error("the proof may have been used before this process began")]
+    #[error("the proof may have been used before the store began")]
     BeforeStart,
     /// There is no room to remember it.
     #[error("the store of used proofs is full")]
     Full,
+    /// The store does not answer, or not as it should.
+    #[error("the store of used proofs cannot be used")]
+    Unavailable,
 }
 
 impl From<ReplayError> for Reason {
@@ -83,33 +114,48 @@ impl From<ReplayError> for Reason {
             ReplayError::Replayed => Self::DpopReplayed,
             ReplayError::BeforeStart => Self::DpopProofBeforeStart,
             ReplayError::Full => Self::DpopReplayStoreFull,
+            ReplayError::Unavailable => Self::DpopReplayStoreUnavailable,
         }
     }
 }
 
 impl ReplayStore {
-    /// Records a use. Atomic: of uses of one proof at the same instant, one passes.
-    ///
-    /// # Errors
-    /// As [`ReplayError`] says.
-    pub fn consume(&self, used: Use<'_>, now: UnixTime) -> Result<(), ReplayError> {
+    /// Records a use, or says what to wait for. Atomic: of uses of one proof at the same instant, one
+    /// passes.
+    #[must_use]
+    pub fn consume(&self, used: Use<'_>, now: UnixTime) -> Recording<'_> {
         match self {
-            Self::Memory(store) => store.consume(used, now),
+            Self::Memory(store) => Recording::Done(store.consume(used, now)),
+            Self::Redis(store) => {
+                let end = UnixTime::from_secs(ends(used.proof));
+                let pending = Pending {
+                    id: used.proof.id,
+                    check: used.check,
+                    created: used.proof.created(),
+                    remaining: end.saturating_since(now),
+                };
+                Recording::Waits(store, pending)
+            }
         }
     }
 
-    /// Returns how many proofs are remembered.
+    /// Returns how it is.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn status(&self) -> StoreStatus {
         match self {
-            Self::Memory(store) => store.count.load(Ordering::Relaxed),
+            Self::Memory(store) => StoreStatus {
+                kind: "memory",
+                up: true,
+                errors: store.refused.load(Ordering::Relaxed),
+                last_error: None,
+            },
+            Self::Redis(store) => StoreStatus {
+                kind: "redis",
+                up: store.is_up(),
+                errors: store.errors(),
+                last_error: store.last_error(),
+            },
         }
-    }
-
-    /// Returns whether none is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -120,6 +166,8 @@ pub struct MemoryStore {
     count: AtomicUsize,
     capacity: usize,
     started: UnixTime,
+    /// Uses for which there was no room.
+    refused: AtomicU64,
 }
 
 /// More than cores contend for.
@@ -145,7 +193,14 @@ impl MemoryStore {
             count: AtomicUsize::new(0),
             capacity,
             started,
+            refused: AtomicU64::new(0),
         }
+    }
+
+    /// Returns how many proofs are remembered.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     fn consume(&self, used: Use<'_>, now: UnixTime) -> Result<(), ReplayError> {
@@ -173,7 +228,10 @@ impl MemoryStore {
             if shard.used.contains_key(&name) {
                 return Err(ReplayError::Replayed);
             }
-            self.reserve()?;
+            if let Err(full) = self.reserve() {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(full);
+            }
         }
         shard.used.insert(name, used.check);
         shard.ends.push(Reverse((end, name)));

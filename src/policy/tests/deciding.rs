@@ -279,7 +279,10 @@ fn scopes_are_told_only_where_nothing_else_is_missing() {
             Decision::Allow(_) => panic!("allowed"),
         }
     };
-    assert_eq!(*scopes(&by(peer(WEB), token("corp", &["s"], UNBOUND))), ["s".into(), "t".into()]);
+    assert_eq!(
+        *scopes(&by(peer(WEB), token("corp", &["s"], UNBOUND))),
+        ["s", "t"].map(Box::<str>::from)
+    );
     assert!(scopes(&by(peer(WEB), Proof::Absent)).is_empty());
     assert!(scopes(&by(Proof::Absent, token("corp", &[], UNBOUND))).is_empty());
 }

@@ -336,7 +336,7 @@ async fn without_a_first_load_nothing_is_live_until_one_succeeds() {
     fs::create_dir(&fixture.dir).unwrap();
     fixture.write("a.yaml", "a");
     fixture.live("created").await;
-    assert_eq!(fixture.reloading.status().skipped, ["kustomization.yaml".into()]);
+    assert_eq!(fixture.reloading.status().skipped, [Arc::<str>::from("kustomization.yaml")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

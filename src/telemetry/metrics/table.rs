@@ -85,6 +85,18 @@ pub const METRICS: &[Metric] = &[
         "Look-ups in a cache that it answered (hit) or not (miss).",
     ),
     metric(
+        "symbolon_replay_store_up",
+        "gauge",
+        &[],
+        "1 while uses of DPoP proofs can be recorded; while it is 0 what needs that is denied.",
+    ),
+    metric(
+        "symbolon_replay_store_errors_total",
+        "counter",
+        &[],
+        "Uses of DPoP proofs that could not be recorded, for want of an answer or of room; each denied its check.",
+    ),
+    metric(
         "symbolon_records_total",
         "counter",
         &["outcome"],
