@@ -129,14 +129,14 @@ fn a_redis_is_named_whole_and_without_its_password() {
         (
             "{url: rediss://a.example, usernameFile: /u}",
             3,
-            45,
+            50,
             "usernameFile",
             "`dpop.redis.usernameFile` needs `dpop.redis.passwordFile`",
         ),
         (
             "{url: redis://localhost, caFile: /u}",
             3,
-            38,
+            43,
             "caFile",
             "`dpop.redis.caFile` needs `rediss://`",
         ),

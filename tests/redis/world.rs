@@ -304,17 +304,18 @@ impl Redis {
 pub(crate) struct Symbolon {
     client: AuthorizationClient<Channel>,
     metrics: SocketAddr,
+    admin: SocketAddr,
     log: PathBuf,
     _process: Killed,
 }
 
 impl Symbolon {
     async fn start(folder: &Path, policies: &Path, redis: &Value) -> Self {
-        let (grpc, metrics) = (free_port(), free_port());
+        let (grpc, metrics, admin) = (free_port(), free_port(), free_port());
         let configuration = json!({
             "grpc": {"listen": [grpc.to_string()]},
             "metrics": {"listen": metrics.to_string()},
-            "admin": {"listen": format!("unix:{}", folder.join("admin.sock").display())},
+            "admin": {"listen": admin.to_string()},
             "records": {"to": "off"},
             "log": {"format": "json"},
             "workers": 1,
@@ -342,7 +343,7 @@ impl Symbolon {
         });
         let client =
             client.await.unwrap_or_else(|e| panic!("{e:#} {:?}", fs::read_to_string(&log)));
-        Self { client, metrics, log, _process: process }
+        Self { client, metrics, admin, log, _process: process }
     }
 
     /// Returns the reason of the answer.
@@ -396,6 +397,11 @@ impl Symbolon {
         }
         assert_eq!(self.metric("symbolon_replay_store_up").await, "0");
         assert_eq!(get(self.metrics, "/readyz").await.unwrap().status, 200);
+        let status = get(self.admin, "/status").await.unwrap();
+        let status: Value = serde_json::from_slice(&status.body).unwrap();
+        let store = &status["replayStore"];
+        assert_eq!((&store["kind"], &store["up"]), (&json!("redis"), &json!(false)));
+        assert!(store["lastError"].as_str().unwrap().contains(why), "{store}");
     }
 
     /// Waits until a proof made now passes: those from before Redis began do not.

@@ -1,8 +1,9 @@
 //! Proofs that were used (RFC 9449 §11.1): each one passes once.
 //!
-//! A store is this process's memory or a [Redis](redis) that replicas share. A proof is recorded after the policy allowed and before the answer: a check that is denied uses nothing
-//! up, and one whose proof cannot be recorded is denied. It is remembered until no check could accept it
-//! any more. A live entry is never given up for a new one: when the store is full, what is new is denied.
+//! A store is this process's memory or a [Redis](redis) that replicas share. A proof is recorded after the
+//! policy allowed and before the answer: a check that is denied uses nothing up, and one whose proof cannot
+//! be recorded is denied. It is remembered until no check could accept it any more. A live entry is never
+//! given up for a new one: when the store is full, what is new is denied.
 //!
 //! Envoy may ask twice about one request, where its gRPC service has a retry policy. Such a retry is
 //! answered as the first time: it is the very same message, byte for byte, from the same caller. That
