@@ -28,7 +28,7 @@ use crate::{
         self, Peer, Principal, Proof, Refetched, Verified, cache::TokenCache, claims::AccessToken,
     },
     evidence::{Evidence, certificate::CertificateCache},
-    identity::{SpiffeId, Thumbprint},
+    identity::SpiffeId,
     policy::{Decision, Denial},
     reason::Reason,
     response::{self, Answer, CheckResponse, Label, Refusal},
@@ -298,11 +298,9 @@ impl Check<'_> {
                 record.path = Some(&http.path.canonical);
             }
         }
-        let thumbprint = facts.peer().and_then(|peer| peer.thumbprint);
-        let thumbprint = thumbprint.map(Thumbprint::to_base64url);
         record.peer = facts.peer().map(|peer| PeerRecord {
             spiffe: peer.spiffe.map(SpiffeId::as_str),
-            thumbprint: thumbprint.as_deref(),
+            thumbprint: peer.thumbprint,
             verified_by: Some("envoy"),
         });
         record.token = facts.token().map(|(token, binding)| TokenRecord {
