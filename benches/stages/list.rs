@@ -134,7 +134,7 @@ fn decision(name: &'static str, world: &World) -> Stage {
     let policies = &world.snapshot.policies;
     Stage::of(name, world, move |asked| {
         let candidates = policies.candidates(asked.evidence);
-        black_box(policies.decide(&candidates, asked.evidence, &asked.principal, &mut ()));
+        black_box(policies.decide(&candidates, asked.evidence, asked.principal, &mut ()));
     })
 }
 
@@ -143,7 +143,7 @@ fn upstream(world: &World) -> Stage {
     let id = DecisionId::next();
     Stage::of("upstream headers", world, move |asked| {
         if let Answer::Allow(permit, _) = &asked.answer {
-            let changes = permit.upstream(asked.evidence, &asked.principal, id.as_str());
+            let changes = permit.upstream(asked.evidence, asked.principal, id.as_str());
             black_box(changes.is_ok());
         }
     })

@@ -63,7 +63,7 @@ pub(super) struct Asked {
     pub(super) message: Bytes,
     pub(super) request: wire::CheckRequest<'static>,
     pub(super) evidence: &'static Evidence<'static>,
-    pub(super) principal: Principal<'static>,
+    pub(super) principal: &'static Principal<'static>,
     pub(super) answer: Answer<'static>,
 }
 
@@ -163,11 +163,13 @@ impl World {
         ) else {
             return Err(anyhow!("the issuer lacks a key"));
         };
+        let principal: &'static Principal<'static> = Box::leak(Box::new(principal));
+        let id: &'static DecisionId = Box::leak(Box::new(DecisionId::next()));
         ensure!(matches!(principal.token, Proof::Proven(_)), "not verified: {principal:?}");
-        let decision = self.snapshot.policies.decide(&candidates, evidence, &principal, &mut ());
+        let decision = self.snapshot.policies.decide(&candidates, evidence, principal, &mut ());
         let Decision::Allow(permit) = decision else { return Err(anyhow!("{decision:?}")) };
         let changes = permit
-            .upstream(evidence, &principal, DecisionId::next().as_str())
+            .upstream(evidence, principal, id.as_str())
             .map_err(|denial| anyhow!("{denial:?}"))?;
         let answer = Answer::Allow(permit, changes);
         Ok(Asked { frame, message, request, evidence, principal, answer })
