@@ -43,12 +43,15 @@ pub(in crate::policy) struct Name {
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Ownership(Box<[Name]>);
 
+/// A header's name and its value.
+pub type NamedValue<'a> = (&'a [u8], Cow<'a, [u8]>);
+
 /// How an allowed request changes: its headers, of which no name is both set and removed, and its query.
 /// Borrowed from the rules, the request and what of it is proven.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges<'a> {
     /// Name and value; each overwrites whatever the request has.
-    pub set: SmallVec<[(&'a [u8], Cow<'a, [u8]>); 4]>,
+    pub set: SmallVec<[NamedValue<'a>; 4]>,
     /// Names to remove.
     pub remove: SmallVec<[&'a [u8]; 16]>,
     /// Names of query parameters to remove, as the query spells them: Envoy compares them undecoded.
