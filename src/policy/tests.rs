@@ -97,6 +97,7 @@ pub(super) fn policy(name: &str, rules: Vec<RuleDocument>) -> PolicyDocument {
         path_forms: vec![],
         case_insensitive: false,
         rules,
+        broken: false,
         at: at(name),
     }
 }
@@ -111,6 +112,7 @@ pub(super) fn open(name: &str) -> RuleDocument {
         from: None,
         token: None,
         upstream: None,
+        broken: false,
         at: at(name),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
             BindingName, Effect, FromDocument, PolicyDocument, RuleDocument, Text, ToDocument,
             TokenDocument, UpstreamDocument,
         },
-        yaml::Node,
+        yaml::{Node, Value},
     },
 };
 
@@ -23,11 +23,22 @@ pub(super) struct Spec {
     path_forms: Vec<Text>,
     case_insensitive: bool,
     rules: Vec<RuleDocument>,
+    broken: bool,
+}
+
+/// Returns what could be read of a part whose mistake is reported, so that what is wrong elsewhere comes out
+/// of the same run.
+fn salvage<T: Default>(part: Decoded<T>, broken: &mut bool) -> T {
+    part.unwrap_or_else(|Broken| {
+        *broken = true;
+        T::default()
+    })
 }
 
 impl Spec {
     pub(super) fn named(self, name: Text, at: At) -> PolicyDocument {
-        let Self { workloads, hosts, audiences, path_forms, case_insensitive, rules } = self;
+        let Self { workloads, hosts, audiences, path_forms, case_insensitive, rules, broken } =
+            self;
         PolicyDocument {
             name,
             workloads,
@@ -36,6 +47,7 @@ impl Spec {
             path_forms,
             case_insensitive,
             rules,
+            broken,
             at,
         }
     }
@@ -51,7 +63,13 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
     let audiences = fields.optional(decoder, "audiences", Decoder::texts);
     let path_forms = fields.optional(decoder, "pathForms", Decoder::texts);
     let case_insensitive = fields.optional(decoder, "caseInsensitive", Decoder::flag);
-    let rules = fields.required(decoder, "rules", |decoder, node| decoder.list(node, rule));
+    let mut broken = false;
+    let rules = fields.required(decoder, "rules", |decoder, node| {
+        let rules = decoder.list(node, rule)?;
+        // Those that could not be read are left out.
+        broken = matches!(&node.value, Value::List(items) if items.len() != rules.len());
+        Ok(rules)
+    });
     for key in ["replaces", "origin"] {
         fields.not_enforced(decoder, key);
     }
@@ -59,12 +77,13 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
     let rules = rules?;
     names_are_unique(decoder, &rules);
     Ok(Spec {
-        workloads: workloads?,
-        hosts: hosts?,
-        audiences: audiences?,
-        path_forms: path_forms?.unwrap_or_default(),
-        case_insensitive: case_insensitive?.unwrap_or_default(),
+        workloads: salvage(workloads, &mut broken),
+        hosts: salvage(hosts, &mut broken),
+        audiences: salvage(audiences, &mut broken),
+        path_forms: salvage(path_forms, &mut broken).unwrap_or_default(),
+        case_insensitive: salvage(case_insensitive, &mut broken).unwrap_or_default(),
         rules,
+        broken,
     })
 }
 
@@ -107,9 +126,11 @@ fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
     });
     let effect = fields.optional(decoder, "effect", |decoder, node| decoder.word(node, &EFFECTS));
     let public = fields.optional(decoder, "public", Decoder::flag);
-    let to = fields.optional(decoder, "to", to);
+    let mut broken = false;
+    let to = fields.optional(decoder, "to", |decoder, node| to(decoder, node, &mut broken));
     let from = fields.optional(decoder, "from", from);
-    let token = fields.optional(decoder, "token", token);
+    let token =
+        fields.optional(decoder, "token", |decoder, node| token(decoder, node, &mut broken));
     let upstream = fields.optional(decoder, "upstream", upstream);
     for key in ["when", "replay"] {
         fields.not_enforced(decoder, key);
@@ -117,17 +138,18 @@ fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
     fields.finish(decoder);
     Ok(RuleDocument {
         name: name?,
-        effect: effect?.unwrap_or_default(),
-        public: public?.unwrap_or_default(),
-        to: to?,
-        from: from?,
-        token: token?,
-        upstream: upstream?,
+        effect: salvage(effect, &mut broken).unwrap_or_default(),
+        public: salvage(public, &mut broken).unwrap_or_default(),
+        to: salvage(to, &mut broken),
+        from: salvage(from, &mut broken),
+        token: salvage(token, &mut broken),
+        upstream: salvage(upstream, &mut broken),
+        broken,
         at: node.at.clone(),
     })
 }
 
-fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
+fn to(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<ToDocument> {
     let mut fields = decoder.map(node)?;
     let methods = fields.optional(decoder, "methods", Decoder::texts);
     let paths = fields.optional(decoder, "paths", Decoder::texts);
@@ -141,11 +163,11 @@ fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
     });
     fields.finish(decoder);
     Ok(ToDocument {
-        methods: methods?,
-        paths: paths?,
-        upgrades: upgrades?,
-        preflight: preflight?.unwrap_or_default(),
-        tcp: tcp?,
+        methods: salvage(methods, broken),
+        paths: salvage(paths, broken),
+        upgrades: salvage(upgrades, broken),
+        preflight: salvage(preflight, broken).unwrap_or_default(),
+        tcp: salvage(tcp, broken),
         at: node.at.clone(),
     })
 }
@@ -168,7 +190,7 @@ fn from(decoder: &mut Decoder, node: &Node) -> Decoded<FromDocument> {
     Ok(FromDocument { spiffe: spiffe?, dns: dns?, thumbprints: thumbprints?, at: node.at.clone() })
 }
 
-fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
+fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<TokenDocument> {
     const BINDINGS: [(&str, BindingName); 3] = [
         ("certificate", BindingName::Certificate),
         ("dpop", BindingName::Dpop),
@@ -187,7 +209,12 @@ fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
         fields.not_enforced(decoder, key);
     }
     fields.finish(decoder);
-    Ok(TokenDocument { issuers: issuers?, scopes: scopes?, binding: binding?, at: node.at.clone() })
+    Ok(TokenDocument {
+        issuers: issuers?,
+        scopes: salvage(scopes, broken),
+        binding: binding?,
+        at: node.at.clone(),
+    })
 }
 
 fn upstream(decoder: &mut Decoder, node: &Node) -> Decoded<UpstreamDocument> {
