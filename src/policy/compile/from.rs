@@ -82,4 +82,4 @@ impl Compiler<'_> {
 const PEER_TRUST_LINES: &str = "\
     add a file with `{apiVersion: symbolon/v1, kind: PeerTrust, metadata: {name: mesh}, \
     spec: {evidence: [principal, xfcc]}}` in an Istio mesh; \
-    behind plain Envoy with `include_peer_certificate: true` it is `[principal, certificate]`";
+    behind plain Envoy with `include_peer_certificate: true`, `spec: {evidence: [principal, certificate]}`";
