@@ -12,6 +12,7 @@ use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     evidence::path::PathForms,
     policy::{
+        decode::text::nearest,
         document::{Documents, Effect, PolicyDocument, RuleDocument, Text},
         index::PolicySet,
         pattern::{HostPattern, PatternError, SpiffePattern},
@@ -228,30 +229,8 @@ const MAX_NAME_BYTES: usize = 253;
 
 /// Returns `did you mean …` for the nearest of `known`, where one is near.
 fn suggest<'k>(text: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
-    known
-        .map(|known| (distance(text, known), known))
-        .filter(|(distance, known)| distance.saturating_mul(2) <= known.len())
-        .min()
-        .map(|(_, known)| format!("did you mean `{known}`?"))
-}
-
-/// Returns the Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i.saturating_add(1);
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let replaced = diagonal.saturating_add(usize::from(x != y));
-            diagonal = *cell;
-            left = replaced.min(diagonal.saturating_add(1)).min(left.saturating_add(1));
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i.saturating_add(1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    let known: Vec<&str> = known.collect();
+    nearest(text, &known).map(|known| format!("did you mean `{known}`?"))
 }
 
 #[cfg(test)]

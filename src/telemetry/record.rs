@@ -221,7 +221,7 @@ fn timestamp(time: UnixTime) -> [u8; 27] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use proptest::prelude::{ProptestConfig, any, proptest};
     use prost_reflect::{
@@ -387,18 +387,5 @@ mod tests {
             assert!(line.iter().all(|byte| (b' '..=b'~').contains(byte)));
             assert_eq!(field(&read_back(line), "path").as_str(), Some(super::cut(&text)));
         }
-    }
-
-    #[test]
-    #[ignore = "a measurement, to be run with --release --nocapture"]
-    fn cost_of_a_record() {
-        let scopes = ["payments:read".to_owned()];
-        let mut line = Vec::with_capacity(4096);
-        let start = Instant::now();
-        for _ in 0..1_000_000 {
-            line.clear();
-            std::hint::black_box(full(&scopes)).append_to(&mut line);
-        }
-        println!("{} ns, {} bytes", start.elapsed().as_nanos() / 1_000_000, line.len());
     }
 }
