@@ -12,6 +12,7 @@ pub mod index;
 pub mod load;
 pub mod pattern;
 pub mod rule;
+pub mod scope;
 pub mod upstream;
 pub mod yaml;
 
