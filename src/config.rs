@@ -25,6 +25,8 @@ pub struct Settings {
     pub outbound: OutboundSettings,
     /// `cache`.
     pub cache: CacheSettings,
+    /// `dpop`.
+    pub dpop: DpopSettings,
     /// `records`.
     pub records: RecordSettings,
     /// `log`.
@@ -131,6 +133,21 @@ pub struct CacheSettings {
     pub tokens: usize,
     /// `certificates`: parsed certificates kept; default 10,000.
     pub certificates: usize,
+}
+
+/// `dpop`: proofs of possession (RFC 9449).
+#[derive(Clone, Debug)]
+pub struct DpopSettings {
+    /// `algorithms`: those of proofs; default `[ES256, EdDSA, PS256]`.
+    pub algorithms: Vec<String>,
+    /// `past`: how old a proof may be; default 60 s.
+    pub past: Duration,
+    /// `future`: how far ahead a proof may be dated; default 10 s.
+    pub future: Duration,
+    /// `replayEntries`: used proofs that are remembered; default 1,000,000.
+    pub replay_entries: usize,
+    /// `nonceKeysFile`: secrets of nonces, shared by replicas.
+    pub nonce_keys_file: Option<PathBuf>,
 }
 
 /// `records`: the decision records.
@@ -246,6 +263,18 @@ impl Default for ReloadSettings {
 impl Default for CacheSettings {
     fn default() -> Self {
         Self { tokens: 50_000, certificates: 10_000 }
+    }
+}
+
+impl Default for DpopSettings {
+    fn default() -> Self {
+        Self {
+            algorithms: ["ES256", "EdDSA", "PS256"].map(str::to_owned).to_vec(),
+            past: Duration::from_secs(60),
+            future: Duration::from_secs(10),
+            replay_entries: 1_000_000,
+            nonce_keys_file: None,
+        }
     }
 }
 

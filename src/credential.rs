@@ -3,6 +3,7 @@
 pub mod binding;
 pub mod cache;
 pub mod claims;
+pub mod dpop;
 pub mod peer;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -16,6 +17,7 @@ use crate::{
         binding::Binding,
         cache::TokenCache,
         claims::{AccessToken, ClaimsError},
+        dpop::{Call, ProofVerifier, VerifiedProof},
         token::TokenError,
     },
     evidence::{Evidence, authorization::Credentials, peer::PeerEvidence},
@@ -63,8 +65,10 @@ pub struct Peer<'e> {
 pub struct BoundToken {
     /// The verified claims.
     pub token: Arc<AccessToken>,
-    /// How it is bound; proven.
+    /// How it is bound; proven, but for what [`VerifiedProof`] leaves to the rule.
     pub binding: Binding,
+    /// The proof; there whenever the token is bound to a DPoP key.
+    pub proof: Option<Box<VerifiedProof>>,
 }
 
 /// The outcome of [`verify`].
@@ -91,12 +95,14 @@ pub enum Refetched {
 /// The peer is always judged, the token only where `needs` says so. After a refetch a key that is missing
 /// is unknown for good.
 ///
-/// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding.
+/// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding; nor whether
+/// a proof was used before.
 pub fn verify<'e>(
     evidence: &'e Evidence<'e>,
     needs: Needs,
     trust: &Trust,
     tokens: &TokenCache,
+    proofs: &ProofVerifier,
     now: UnixTime,
     refetched: Refetched,
 ) -> Verified<'e> {
@@ -116,9 +122,15 @@ pub fn verify<'e>(
         }
         Credentials::Token { scheme, token } => (scheme, token),
     };
-    let verified = verify_token(token, trust, tokens, now).and_then(|token| {
-        match token.confirmation.prove(scheme, evidence.peer.as_ref(), now) {
-            Ok(binding) => Ok(BoundToken { token, binding }),
+    let verified = verify_token(token, trust, tokens, now).and_then(|(token, hash)| {
+        let prove_key = |key| {
+            let http = evidence.http();
+            let (method, path) = http.map_or(("", ""), |http| (http.method, http.path.sent()));
+            let presented = http.map(|http| http.proof).unwrap_or_default();
+            proofs.verify(presented, Call { method, path, token: hash, key }, now).map(Box::new)
+        };
+        match token.confirmation.prove(scheme, evidence.peer.as_ref(), now, prove_key) {
+            Ok((binding, proof)) => Ok(BoundToken { token, binding, proof }),
             Err(error) => Err(Refusal::of(token, error)),
         }
     });
@@ -168,13 +180,14 @@ impl From<ClaimsError> for Refusal {
     }
 }
 
-/// Verifies a token as far as it does not depend on the call. Warm, this is a hash, a look-up and the times.
+/// Verifies a token as far as it does not depend on the call; returns its SHA-256 with it. Warm, this is a
+/// hash, a look-up and the times.
 fn verify_token(
     token: &str,
     trust: &Trust,
     tokens: &TokenCache,
     now: UnixTime,
-) -> Result<Arc<AccessToken>, Refusal> {
+) -> Result<(Arc<AccessToken>, Thumbprint), Refusal> {
     // Before it is hashed: an oversized token costs nothing.
     if token.len() > token::MAX_BYTES {
         return Err(TokenError::TooLong.into());
@@ -182,7 +195,7 @@ fn verify_token(
     let key = TokenCache::key(token);
     if let Some((token, issuer)) = tokens.find(key, &trust.issuers, now) {
         return match token.check_times(&issuer.document, now) {
-            Ok(()) => Ok(token),
+            Ok(()) => Ok((token, key.hash())),
             Err(error) => {
                 tokens.forget(key);
                 Err(Refusal::of(token, error))
@@ -191,7 +204,7 @@ fn verify_token(
     }
     let (token, issuer, key_version) = verify_signed(token, trust, now)?;
     tokens.keep(key, issuer, key_version, Arc::clone(&token));
-    Ok(token)
+    Ok((token, key.hash()))
 }
 
 /// Verifies a token that was not seen before. Nothing that it claims counts before its signature holds

@@ -40,6 +40,10 @@ pub struct Evidence<'r> {
 
 /// What is asked for.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every check is HTTP: a box for each costs more"
+)]
 pub enum Attempt<'r> {
     /// An HTTP request.
     Http(HttpRequest<'r>),

@@ -3,5 +3,5 @@
 pub mod spiffe;
 pub mod thumbprint;
 
-pub use spiffe::{SpiffeId, SpiffeIdError};
+pub use spiffe::{OwnedSpiffeId, SpiffeId, SpiffeIdError};
 pub use thumbprint::Thumbprint;

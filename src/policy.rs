@@ -20,7 +20,7 @@ pub mod yaml;
 mod tests;
 
 pub use candidates::Candidates;
-pub use decision::{Decision, Denial, Observer, Permit, Verdict};
+pub use decision::{Decision, Denial, Obligation, Observer, Offer, Permit, Verdict};
 pub use index::PolicySet;
 pub use rule::Rule;
 

@@ -38,6 +38,10 @@ pub enum Outcome {
     Unauthorized,
     /// 401 `invalid_token`.
     InvalidToken,
+    /// 401 `invalid_dpop_proof` (RFC 9449 §7.1).
+    InvalidDpopProof,
+    /// 401 `use_dpop_nonce`, with a nonce (RFC 9449 §9).
+    UseDpopNonce,
     /// 403 `insufficient_scope`.
     InsufficientScope,
     /// 403, no challenge.
@@ -58,7 +62,10 @@ impl Outcome {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest | Self::InvalidRequest => 400,
-            Self::Unauthorized | Self::InvalidToken => 401,
+            Self::Unauthorized
+            | Self::InvalidToken
+            | Self::InvalidDpopProof
+            | Self::UseDpopNonce => 401,
             Self::InsufficientScope | Self::Forbidden => 403,
             Self::TooLarge => 413,
             Self::HeadersTooLarge => 431,
@@ -199,7 +206,7 @@ reasons! {
     /// The token's issuer is declared and the rule does not name it.
     TokenIssuerNotAllowed = "token_issuer_not_allowed", Token, InvalidToken;
 
-    /// The rule asks for a sender-constrained token and this one is not bound, or not as the rule lists.
+    /// The rule asks for a sender-constrained token and this one is not bound.
     TokenUnbound = "token_unbound", Binding, InvalidToken;
     /// The token's `cnf` is not an object or a member of it has the wrong form.
     ConfirmationMalformed = "confirmation_malformed", Binding, InvalidToken;
@@ -211,10 +218,46 @@ reasons! {
     CertificateMismatch = "certificate_mismatch", Binding, InvalidToken;
     /// The token is bound to a certificate that is not valid now.
     CertificateNotValid = "certificate_not_valid", Binding, InvalidToken;
-    /// The token is bound to a DPoP key, and DPoP proofs are not verified by this version.
-    DpopNotSupported = "dpop_not_supported", Binding, InvalidToken;
+    /// The token is bound to a DPoP key and came without a proof.
+    DpopProofMissing = "dpop_proof_missing", Binding, InvalidDpopProof;
+    /// More than one DPoP proof was presented.
+    DpopProofAmbiguous = "dpop_proof_ambiguous", Binding, InvalidDpopProof;
+    /// The proof is not a well-formed compact JWS, or lacks a claim or has one of the wrong type.
+    DpopProofMalformed = "dpop_proof_malformed", Binding, InvalidDpopProof;
+    /// The proof's `typ` is not `dpop+jwt`.
+    DpopProofType = "dpop_proof_type", Binding, InvalidDpopProof;
+    /// The proof's `alg` is `none`, symmetric or not accepted.
+    DpopProofAlgorithm = "dpop_proof_algorithm", Binding, InvalidDpopProof;
+    /// The proof's `jwk` is private, weak, not canonical, or of another algorithm.
+    DpopProofKey = "dpop_proof_key", Binding, InvalidDpopProof;
+    /// The proof's signature does not verify.
+    DpopProofSignature = "dpop_proof_signature", Binding, InvalidDpopProof;
+    /// The proof's `htm` is not the request's method.
+    DpopProofMethod = "dpop_proof_method", Binding, InvalidDpopProof;
+    /// The proof's `htu` is not the service's origin and the request's path.
+    DpopProofUri = "dpop_proof_uri", Binding, InvalidDpopProof;
+    /// The proof's `ath` is missing or not the hash of this token.
+    DpopProofToken = "dpop_proof_token", Binding, InvalidDpopProof;
+    /// The proof was made too long ago or in the future.
+    DpopProofTime = "dpop_proof_time", Binding, InvalidDpopProof;
+    /// The proof was made before this process began, which does not know whether it was used.
+    DpopProofBeforeStart = "dpop_proof_before_start", Binding, InvalidDpopProof;
+    /// The proof is valid and made with another key than the token is bound to.
+    DpopKeyMismatch = "dpop_key_mismatch", Binding, InvalidToken;
+    /// The token is bound to a DPoP key and no origin of this host is configured.
+    DpopOriginUnknown = "dpop_origin_unknown", Binding, InvalidToken;
+    /// The rule asks for a nonce and the proof has none.
+    DpopNonceRequired = "dpop_nonce_required", Binding, UseDpopNonce;
+    /// The proof's nonce is not one of ours for this key, or too old.
+    DpopNonceInvalid = "dpop_nonce_invalid", Binding, UseDpopNonce;
+    /// The proof was used before.
+    DpopReplayed = "dpop_replayed", Binding, InvalidDpopProof;
+    /// There is no room to remember the proof, so that it cannot be accepted.
+    DpopReplayStoreFull = "dpop_replay_store_full", Binding, Unavailable;
     /// The token came with another authentication scheme than the one its binding needs.
     SchemeMismatch = "scheme_mismatch", Binding, InvalidToken;
+    /// The token is bound in another way than the rule lists.
+    BindingNotAllowed = "binding_not_allowed", Binding, InvalidToken;
 
     /// The token lacks a scope the rule asks for.
     ScopeMissing = "scope_missing", Scopes, InsufficientScope;

@@ -3,10 +3,12 @@
 //! Envoy reads nothing but `status.code`: 0, also by default, allows. So there is one constructor, an
 //! allow needs the [`Permit`] that only the policy makes, and everything else has a code that is not 0.
 
+mod challenge;
 mod encode;
 
 use bytes::BytesMut;
 
+pub use self::challenge::Challenge;
 use crate::{
     policy::{Permit, upstream::HeaderChanges},
     reason::{Outcome, Reason},
@@ -39,13 +41,16 @@ pub struct Refusal<'a> {
     pub scopes: &'a [Box<str>],
     /// Whether the client speaks gRPC: Envoy then puts the body into `grpc-message`.
     pub grpc: bool,
+    /// What a challenge says of credentials.
+    pub challenge: Challenge<'a>,
 }
 
 impl Refusal<'_> {
     /// Returns a denial that no rule took part in.
     #[must_use]
     pub const fn without_rule(reason: Reason) -> Self {
-        Self { reason, rule: None, scopes: &[], grpc: false }
+        let challenge = Challenge { used: None, offer: None, algorithms: "", nonce: None };
+        Self { reason, rule: None, scopes: &[], grpc: false, challenge }
     }
 }
 
@@ -101,7 +106,8 @@ pub fn build(answer: &Answer<'_>, label: Label<'_>, prefix: usize) -> CheckRespo
     match answer {
         Answer::Allow(_permit, changes) => {
             message.status(CODE_OK);
-            message.ok(&changes.set, &changes.remove, &changes.remove_parameters);
+            let answer = with_nonce(changes.nonce.as_deref());
+            message.ok(&changes.set, &changes.remove, &changes.remove_parameters, answer);
         }
         Answer::Deny(refusal) => {
             message.status(code(refusal.reason.outcome()));
@@ -119,7 +125,10 @@ const fn code(outcome: Outcome) -> u8 {
         | Outcome::InvalidRequest
         | Outcome::TooLarge
         | Outcome::HeadersTooLarge => CODE_INVALID_ARGUMENT,
-        Outcome::Unauthorized | Outcome::InvalidToken => CODE_UNAUTHENTICATED,
+        Outcome::Unauthorized
+        | Outcome::InvalidToken
+        | Outcome::InvalidDpopProof
+        | Outcome::UseDpopNonce => CODE_UNAUTHENTICATED,
         Outcome::InsufficientScope | Outcome::Forbidden => CODE_PERMISSION_DENIED,
         Outcome::Internal => CODE_INTERNAL,
         Outcome::Unavailable => CODE_UNAVAILABLE,
@@ -128,7 +137,9 @@ const fn code(outcome: Outcome) -> u8 {
 
 fn deny(message: &mut Message, refusal: &Refusal<'_>, id: &DecisionId) {
     let outcome = refusal.reason.outcome();
-    let challenge = challenge(outcome, refusal.scopes);
+    let challenge = refusal.challenge.text(outcome, refusal.scopes);
+    // RFC 9449 §8: exactly one, with this challenge and no other.
+    let nonce = refusal.challenge.nonce.filter(|_| outcome == Outcome::UseDpopNonce);
     let (plain, problem) = body(outcome);
     let id = Header { name: b"x-symbolon-decision", value: id.as_str().as_bytes() };
     let challenge = challenge
@@ -136,37 +147,20 @@ fn deny(message: &mut Message, refusal: &Refusal<'_>, id: &DecisionId) {
         .map(|value| Header { name: b"www-authenticate", value: value.as_bytes() });
     let content_type = Header { name: b"content-type", value: b"application/problem+json" };
     let content_type = (!refusal.grpc).then_some(content_type);
-    let headers = std::iter::once(id).chain(challenge).chain(content_type);
+    let headers = std::iter::once(id).chain(challenge).chain(content_type).chain(with_nonce(nonce));
     let body = if refusal.grpc { plain } else { problem };
     message.denied(outcome.status(), headers, body.as_bytes());
 }
 
-/// Returns the challenge of RFC 6750 §3. Nothing of the request is ever in it.
-fn challenge(outcome: Outcome, scopes: &[Box<str>]) -> Option<std::borrow::Cow<'static, str>> {
-    // RFC 6750 §3: the scheme must be followed by at least one parameter, and without a credential
-    // there is no error code: so a realm.
-    let text = match outcome {
-        Outcome::Unauthorized => r#"Bearer realm="api""#,
-        Outcome::InvalidToken => r#"Bearer realm="api", error="invalid_token""#,
-        Outcome::InvalidRequest => r#"Bearer realm="api", error="invalid_request""#,
-        Outcome::InsufficientScope if scopes.is_empty() => {
-            r#"Bearer realm="api", error="insufficient_scope""#
-        }
-        Outcome::InsufficientScope => {
-            let scopes = scopes.join(" ");
-            return Some(
-                format!(r#"Bearer realm="api", error="insufficient_scope", scope="{scopes}""#)
-                    .into(),
-            );
-        }
-        Outcome::BadRequest
-        | Outcome::Forbidden
-        | Outcome::TooLarge
-        | Outcome::HeadersTooLarge
-        | Outcome::Internal
-        | Outcome::Unavailable => return None,
-    };
-    Some(text.into())
+/// Returns the headers that give a client a nonce: one of a kind, and nothing for caches to keep
+/// (RFC 9449 §8.2).
+fn with_nonce(nonce: Option<&str>) -> impl Iterator<Item = Header<'_>> + Clone {
+    nonce.into_iter().flat_map(|nonce| {
+        [
+            Header { name: b"dpop-nonce", value: nonce.as_bytes() },
+            Header { name: b"cache-control", value: b"no-store" },
+        ]
+    })
 }
 
 /// Returns the plain and the `application/problem+json` (RFC 9457) body: the same for every reason of a
@@ -176,7 +170,10 @@ const fn body(outcome: Outcome) -> (&'static str, &'static str) {
         Outcome::BadRequest | Outcome::InvalidRequest => {
             ("bad request", r#"{"type":"about:blank","title":"Bad Request","status":400}"#)
         }
-        Outcome::Unauthorized | Outcome::InvalidToken => {
+        Outcome::Unauthorized
+        | Outcome::InvalidToken
+        | Outcome::InvalidDpopProof
+        | Outcome::UseDpopNonce => {
             ("unauthorized", r#"{"type":"about:blank","title":"Unauthorized","status":401}"#)
         }
         Outcome::InsufficientScope | Outcome::Forbidden => {
@@ -322,17 +319,18 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_credential_is_challenged_without_an_error_code() {
-        let challenge = challenge(Outcome::Unauthorized, &[]).unwrap();
-        assert!(!challenge.contains("error"));
-        assert!(challenge.starts_with("Bearer realm="));
-    }
-
-    #[test]
-    fn missing_scopes_are_named_in_the_challenge() {
-        assert_eq!(
-            challenge(Outcome::InsufficientScope, &["a".into(), "b".into()]).unwrap(),
-            r#"Bearer realm="api", error="insufficient_scope", scope="a b""#
-        );
+    fn a_nonce_comes_once_and_with_its_challenge_only() {
+        for &reason in Reason::ALL {
+            let mut refusal = Refusal::without_rule(reason);
+            refusal.challenge.nonce = Some("n-1");
+            let Some(HttpResponse::DeniedResponse(denied)) = respond(refusal).http_response else {
+                panic!("no denial");
+            };
+            let headers = denied.headers.iter().map(|option| option.header.as_ref().unwrap());
+            let nonces: Vec<_> =
+                headers.filter(|h| h.key == "dpop-nonce").map(|h| h.value.as_str()).collect();
+            let is_asked_for = reason.outcome() == Outcome::UseDpopNonce;
+            assert_eq!(nonces, if is_asked_for { &["n-1"][..] } else { &[] }, "{reason}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! allow, by how Envoy is configured.
 
 pub mod admin;
+mod obligation;
 pub mod server;
 pub mod unary;
 pub mod wire;
@@ -25,12 +26,15 @@ use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
     credential::{
-        self, Peer, Principal, Proof, Refetched, Verified, cache::TokenCache, claims::AccessToken,
+        self, Peer, Principal, Proof, Refetched, Verified,
+        cache::TokenCache,
+        claims::AccessToken,
+        dpop::{ProofVerifier, replay::ReplayStore},
     },
     evidence::{Evidence, certificate::CertificateCache},
     identity::{SpiffeId, Thumbprint},
-    policy::{Decision, Denial},
-    reason::Reason,
+    policy::Decision,
+    reason::{Outcome, Reason},
     response::{self, Answer, CheckResponse, Label, Refusal},
     snapshot::{Snapshot, SnapshotStore},
     telemetry::{
@@ -40,6 +44,7 @@ use crate::{
         sink::{QueueFull, RecordQueue},
     },
     transport::{
+        obligation::Known,
         unary::{UnaryBody, UnaryError},
         wire::CheckRequest,
     },
@@ -61,6 +66,10 @@ pub struct Context {
     pub certificates: Arc<CertificateCache>,
     /// Tokens verified before.
     pub tokens: Arc<TokenCache>,
+    /// Verifies DPoP proofs.
+    pub proofs: ProofVerifier,
+    /// DPoP proofs that were used.
+    pub replay: Arc<ReplayStore>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where decision records go.
@@ -213,19 +222,26 @@ impl Check<'_> {
         };
         self.drill(&evidence);
         let candidates = snapshot.policies.candidates(&evidence);
-        let (needs, tokens) = (candidates.needs(), &self.context.tokens);
-        let principal = match credential::verify(&evidence, needs, trust, tokens, now, refetched) {
+        let Context { tokens, proofs, .. } = self.context;
+        let needs = candidates.needs();
+        let verified = credential::verify(&evidence, needs, trust, tokens, proofs, now, refetched);
+        let principal = match verified {
             Verified::Settled(principal) => principal,
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
         };
-        let answer = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
-            Decision::Allow(permit) => {
-                match permit.upstream(&evidence, &principal, self.id.as_str()) {
-                    Ok(changes) => Answer::Allow(permit, changes),
-                    Err(denial) => Answer::Deny(refusal(denial, &evidence)),
-                }
+        let known = Known { evidence: &evidence, principal: &principal, message, now };
+        let decided = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
+            Decision::Allow(permit) => self.allow(&permit, known).map(|changes| (permit, changes)),
+            Decision::Deny(denial) => Err(denial),
+        };
+        let nonce;
+        let answer = match decided {
+            Ok((permit, changes)) => Answer::Allow(permit, changes),
+            Err(denial) => {
+                let is_asked_for = denial.reason.outcome() == Outcome::UseDpopNonce;
+                nonce = is_asked_for.then(|| self.context.nonce(known)).flatten();
+                Answer::Deny(self.context.refusal(&denial, &evidence, nonce.as_deref()))
             }
-            Decision::Deny(denial) => Answer::Deny(refusal(denial, &evidence)),
         };
         let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
         Step::Done(self.finish(now, &answer, facts))
@@ -329,23 +345,11 @@ impl<'a> Facts<'a> {
     fn token(&self) -> Option<(&'a AccessToken, &'static [&'static str])> {
         let principal = self.principal?;
         match &principal.token {
-            Proof::Proven(bound) if bound.binding.certificate => {
-                Some((&bound.token, &["certificate"]))
-            }
-            Proof::Proven(bound) => Some((&bound.token, &["none"])),
+            Proof::Proven(bound) => Some((&bound.token, bound.binding.names())),
             Proof::Absent | Proof::Unproven(_) => {
                 principal.refused_token.as_deref().map(|token| (token, &[][..]))
             }
         }
-    }
-}
-
-fn refusal<'a>(denial: Denial<'a>, evidence: &Evidence<'_>) -> Refusal<'a> {
-    Refusal {
-        reason: denial.reason,
-        rule: denial.rule.map(|rule| &*rule.id),
-        scopes: denial.scopes(),
-        grpc: evidence.http().is_some_and(|http| http.grpc),
     }
 }
 

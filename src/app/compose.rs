@@ -10,7 +10,14 @@ use super::Services;
 use crate::{
     clock::SharedClock,
     config::Settings,
-    credential::cache::TokenCache,
+    credential::{
+        cache::TokenCache,
+        dpop::{
+            ProofRules, ProofVerifier,
+            nonce::Nonces,
+            replay::{MemoryStore, ReplayStore},
+        },
+    },
     diagnostic::Diagnostics,
     evidence::certificate::CertificateCache,
     policy::{load::Loaded, pattern::SpiffePattern},
@@ -26,7 +33,7 @@ use crate::{
         AuthorizationService, Context,
         server::{CallerRule, ConnectionObserver, Refused},
     },
-    trust::{IssuerPool, IssuerStatus, Trust},
+    trust::{IssuerPool, IssuerStatus, Trust, jwks},
 };
 
 /// Starts what the server rests on: reload, keys, caches, metrics, records.
@@ -47,6 +54,9 @@ pub fn compose(
     let issuers = Arc::new(issuers.context("`outbound` cannot be used")?);
     let tokens = Arc::new(TokenCache::new(settings.cache.tokens));
     let certificates = Arc::new(CertificateCache::new(settings.cache.certificates));
+    let proofs = proofs(settings, background)?;
+    let replay = MemoryStore::new(settings.dpop.replay_entries, clock.now());
+    let replay = Arc::new(ReplayStore::Memory(replay));
     let callers = callers(settings)?;
     watch(&metrics, &issuers, &tokens, &certificates);
 
@@ -62,6 +72,8 @@ pub fn compose(
         clock: Arc::clone(&clock),
         certificates,
         tokens,
+        proofs,
+        replay,
         metrics: Arc::clone(&metrics),
         records: Arc::clone(&records),
         bounds: settings.check.clone(),
@@ -86,6 +98,56 @@ pub fn compose(
         }),
         clock,
     })
+}
+
+/// What DPoP proofs may be, with the secrets of nonces, which are read again when they change.
+fn proofs(settings: &Settings, background: &Handle) -> anyhow::Result<ProofVerifier> {
+    let dpop = &settings.dpop;
+    let nonces = match &dpop.nonce_keys_file {
+        Some(file) => Nonces::from_file(file.clone()).context("`dpop.nonceKeysFile`")?,
+        None => Nonces::random()?,
+    };
+    let nonces = Arc::new(nonces);
+    if dpop.nonce_keys_file.is_some() {
+        background.spawn(watch_nonces(Arc::clone(&nonces)));
+    }
+    let algorithms = dpop.algorithms.iter();
+    let rules = ProofRules {
+        algorithms: algorithms
+            .filter_map(|name| Some((jwks::algorithm(name)?, name.clone())))
+            .collect(),
+        past: dpop.past,
+        future: dpop.future,
+    };
+    Ok(ProofVerifier::new(rules, nonces))
+}
+
+/// Ends with the runtime.
+async fn watch_nonces(nonces: Arc<Nonces>) {
+    let mut ticks = tokio::time::interval(NONCE_KEYS_POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let own = Arc::clone(&nonces);
+        let refreshed = tokio::task::spawn_blocking(move || own.refresh()).await;
+        match refreshed {
+            Ok(Ok(changed)) => {
+                failing = false;
+                if changed {
+                    tracing::info!("the keys of nonces were replaced");
+                }
+            }
+            Ok(Err(error)) => {
+                // Once, not every few seconds.
+                if !std::mem::replace(&mut failing, true) {
+                    let error = anyhow::Error::new(error);
+                    tracing::error!(error = format!("{error:#}"), "the keys of nonces are kept");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the keys of nonces could not be looked at"),
+        }
+    }
 }
 
 /// Who may ask, where callers prove who they are.
@@ -288,6 +350,9 @@ impl State {
         format!("{status:#}\n")
     }
 }
+
+/// Keys are changed long before old ones are taken away: seconds do not matter.
+const NONCE_KEYS_POLL: Duration = Duration::from_secs(5);
 
 /// A disk that takes longer for what is queued has failed.
 const FLUSH: Duration = Duration::from_secs(5);

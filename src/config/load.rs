@@ -22,6 +22,9 @@ const CONFIG_VARIABLE: &str = "SYMBOLON_CONFIG";
 /// A Unix socket's path has this many bytes at most (`sun_path` less the closing zero).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// What proofs may be signed with.
+const PROOF_ALGORITHMS: [&str; 6] = ["ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512"];
+
 /// Where each setting that was given stands.
 pub(super) type Places = BTreeMap<&'static str, At>;
 
@@ -322,6 +325,11 @@ fn shaped(decoder: &mut Decoder, shape: Shape, node: &Node) -> Decoded<String> {
         Shape::Header => (
             http::HeaderName::from_lowercase(text.as_bytes()).is_ok(),
             "the name of a header, in lower case",
+        ),
+        // RFC 9449 §11.6: asymmetric ones; those of PKCS #1 v1.5 only for what is signed already.
+        Shape::ProofAlgorithm => (
+            PROOF_ALGORITHMS.contains(&text.as_str()),
+            "one of `ES256`, `ES384`, `EdDSA`, `PS256`, `PS384` and `PS512`",
         ),
         Shape::Spiffe => (
             SpiffePattern::parse(&text).is_ok(),

@@ -61,6 +61,7 @@ pub(super) enum Kind {
 pub(super) enum Shape {
     Host,
     Header,
+    ProofAlgorithm,
     Spiffe,
 }
 
@@ -211,6 +212,39 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "parsed certificates that are kept",
         // As for tokens.
         kind: Kind::Number(1, 10_000_000, |s, v| s.cache.certificates = size(v)),
+    },
+    Setting {
+        key: "dpop.algorithms",
+        default: "[ES256, EdDSA, PS256]",
+        meaning: "algorithms of DPoP proofs that are accepted, and named in challenges",
+        kind: Kind::Texts(Shape::ProofAlgorithm, |s, v| s.dpop.algorithms = v),
+    },
+    Setting {
+        key: "dpop.past",
+        default: "60s",
+        meaning: "how old a proof may be, or the nonce in it",
+        // Below a second only clocks that agree pass; beyond ten minutes a proof is a password.
+        kind: Kind::Time(1_000, 10 * MINUTE, |s, v| s.dpop.past = v),
+    },
+    Setting {
+        key: "dpop.future",
+        default: "10s",
+        meaning: "how far ahead a proof may be dated",
+        // Clocks that are further apart than a minute are wrong.
+        kind: Kind::Time(0, MINUTE, |s, v| s.dpop.future = v),
+    },
+    Setting {
+        key: "dpop.replayEntries",
+        default: "1000000",
+        meaning: "used proofs that are remembered, some 130 bytes each; when it is full, new ones are denied",
+        // Fewer do not hold a minute of one busy client.
+        kind: Kind::Number(1, 100_000_000, |s, v| s.dpop.replay_entries = size(v)),
+    },
+    Setting {
+        key: "dpop.nonceKeysFile",
+        default: "",
+        meaning: "secrets of nonces, shared by replicas: lines of at least 32 random bytes in base64url, the first of which makes nonces while all recognise them; read again when it changes. Left out, each process has its own",
+        kind: Kind::File(|s, v| s.dpop.nonce_keys_file = Some(v)),
     },
     Setting {
         key: "records.to",

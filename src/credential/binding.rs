@@ -1,10 +1,10 @@
-//! The bond between token and caller: `cnf` against the peer's certificate.
+//! The bond between token and caller: `cnf` against the peer's certificate and the key of a proof.
 
 use serde_json::Value;
 
 use crate::{
     clock::UnixTime,
-    credential::peer,
+    credential::{dpop::ProofError, peer},
     evidence::{authorization::Scheme, peer::PeerEvidence},
     identity::Thumbprint,
     reason::Reason,
@@ -35,6 +35,17 @@ impl Binding {
     pub const fn is_none(self) -> bool {
         !self.certificate && !self.dpop
     }
+
+    /// Returns what binds it, by name; `none` where nothing does.
+    #[must_use]
+    pub const fn names(self) -> &'static [&'static str] {
+        match (self.certificate, self.dpop) {
+            (true, false) => &["certificate"],
+            (false, true) => &["dpop"],
+            (true, true) => &["certificate", "dpop"],
+            (false, false) => &["none"],
+        }
+    }
 }
 
 /// Why a bond is not proven.
@@ -49,16 +60,16 @@ pub enum BindingError {
     /// It is bound to the certificate of this call, which is not valid now.
     #[error("the token is bound to a certificate that is not valid now")]
     CertificateNotValid,
-    /// It is bound to a DPoP key; proofs are not verified by this version.
-    #[error("the token is bound to a DPoP key")]
-    DpopNotSupported,
     /// `cnf` is no object, or an understood member is no canonical thumbprint.
     #[error("the token's confirmation is malformed")]
     Malformed,
     /// `cnf` has no understood member.
     #[error("no member of the token's confirmation is understood")]
     NotUnderstood,
-    /// It came with the DPoP scheme and is not bound to a DPoP key.
+    /// The proof of its key does not hold.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// It came with the DPoP scheme and is not bound to a DPoP key, or is and came as a Bearer token.
     #[error("the token came with the scheme of another kind of token")]
     SchemeMismatch,
 }
@@ -69,9 +80,9 @@ impl From<BindingError> for Reason {
             BindingError::CertificateAbsent => Self::CertificateAbsent,
             BindingError::CertificateMismatch => Self::CertificateMismatch,
             BindingError::CertificateNotValid => Self::CertificateNotValid,
-            BindingError::DpopNotSupported => Self::DpopNotSupported,
             BindingError::Malformed => Self::ConfirmationMalformed,
             BindingError::NotUnderstood => Self::ConfirmationNotUnderstood,
+            BindingError::Proof(error) => error.into(),
             BindingError::SchemeMismatch => Self::SchemeMismatch,
         }
     }
@@ -108,29 +119,31 @@ impl Confirmation {
     /// The certificate is that of the immediate peer, whoever it names: the bond rests on possession of its
     /// key, not on its chain (RFC 8705 §6.2). A rotated certificate is another certificate (§6.3).
     ///
-    /// A `jkt` is refused as not supported before the scheme is looked at. Otherwise a token with the DPoP
-    /// scheme is refused: it has no key that a proof could be made with (RFC 9449 §7.1), and one bound to a
-    /// certificate is a Bearer token (RFC 8705 §3).
+    /// A token bound to a key comes with the DPoP scheme: as a Bearer token it is refused, with or without
+    /// a proof beside it (RFC 9449 §7.2). Any other with that scheme is refused too: it has no key that a
+    /// proof could be made with (§7.1), and one bound to a certificate is a Bearer token (RFC 8705 §3).
+    ///
+    /// `prove_key` verifies the proof for the key it is given; it is called last, and only for a token that
+    /// is bound to a key.
     ///
     /// # Errors
     /// Every [`BindingError`] but those of [`Confirmation::read`].
-    pub fn prove(
+    pub fn prove<P>(
         &self,
         scheme: Scheme,
         peer: Option<&PeerEvidence<'_>>,
         now: UnixTime,
-    ) -> Result<Binding, BindingError> {
-        if self.key.is_some() {
-            return Err(BindingError::DpopNotSupported);
-        }
-        if scheme == Scheme::Dpop {
+        prove_key: impl FnOnce(Thumbprint) -> Result<P, ProofError>,
+    ) -> Result<(Binding, Option<P>), BindingError> {
+        if self.key.is_some() != (scheme == Scheme::Dpop) {
             return Err(BindingError::SchemeMismatch);
         }
         if let Some(bound) = self.certificate {
             let peer = peer.ok_or(BindingError::CertificateAbsent)?;
             prove_certificate(bound, peer, now)?;
         }
-        Ok(Binding { certificate: self.certificate.is_some(), dpop: false })
+        let proof = self.key.map(prove_key).transpose()?;
+        Ok((Binding { certificate: self.certificate.is_some(), dpop: proof.is_some() }, proof))
     }
 }
 

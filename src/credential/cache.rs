@@ -29,6 +29,13 @@ pub struct TokenCache {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CacheKey(Thumbprint);
 
+impl CacheKey {
+    /// Returns the SHA-256 of the token.
+    pub(super) const fn hash(self) -> Thumbprint {
+        self.0
+    }
+}
+
 /// One verified token.
 #[derive(Clone, Debug)]
 struct Entry {

@@ -219,7 +219,7 @@ fn text(claims: &Object, name: &'static str) -> Result<Option<String>, ClaimsErr
 }
 
 /// A `NumericDate` (RFC 7519 §2): a JSON number, fractions allowed, from the epoch to the year 9999.
-fn time(claims: &Object, name: &'static str) -> Result<Option<UnixTime>, ClaimsError> {
+pub(super) fn time(claims: &Object, name: &'static str) -> Result<Option<UnixTime>, ClaimsError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let Value::Number(number) = value else { return Err(ClaimsError::Invalid(name)) };
     let since_epoch = match number.as_u64() {

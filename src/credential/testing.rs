@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::UnixTime,
+    credential::dpop::{ProofRules, ProofVerifier, nonce::Nonces},
     diagnostic::{At, Spanned},
     evidence::{
         Attempt, Evidence,
-        authorization::{Credentials, Scheme},
+        authorization::{Credentials, PresentedProof, Scheme},
         certificate::Certificate,
         http::{Headers, HttpRequest},
         path::{Path, PathForms},
@@ -180,6 +181,17 @@ pub(crate) fn trust_in(issuers: Vec<Arc<Issuer>>) -> Trust {
     Trust { issuers: issuers.into(), ..Trust::default() }
 }
 
+/// A verifier of proofs with the defaults and every algorithm, whose nonces are its own.
+pub(crate) fn proofs() -> ProofVerifier {
+    let algorithms = [Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::PS256];
+    let rules = ProofRules {
+        algorithms: algorithms.map(|algorithm| (algorithm, format!("{algorithm:?}"))).to_vec(),
+        past: Duration::from_secs(60),
+        future: Duration::from_secs(10),
+    };
+    ProofVerifier::new(rules, Arc::new(Nonces::random().unwrap()))
+}
+
 /// A self-signed certificate with these URI SANs, valid within an hour of [`NOW`].
 pub(crate) fn certificate(uris: &[&str], authority: bool) -> Arc<Certificate> {
     let mut params = rcgen::CertificateParams::default();
@@ -209,6 +221,7 @@ pub(crate) fn evidence<'r>(
             method: "GET",
             host: "payments.example".into(),
             path: Path { canonical: "/".into(), forms: PathForms::default(), raw: None },
+            proof: PresentedProof::Absent,
             headers: Headers::default(),
             upgrade: None,
             preflight: false,

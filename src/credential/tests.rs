@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     testing::{
         ISSUER, NOW, Signer, bearer, claims, claims_with, document, evidence, issuer_of, jwks,
-        text, trust_in,
+        proofs, text, trust_in,
     },
     *,
 };
@@ -31,7 +31,7 @@ impl World {
 
     fn check_at(&self, token: &str, now: UnixTime) -> (Proof<BoundToken>, bool) {
         let evidence = evidence(bearer(token), None);
-        match verify(&evidence, NEEDS, &self.trust, &self.tokens, now, Refetched::No) {
+        match verify(&evidence, NEEDS, &self.trust, &self.tokens, &proofs(), now, Refetched::No) {
             Verified::Settled(principal) => (principal.token, principal.refused_token.is_some()),
             Verified::KeyMissing(_) => panic!("keys from files are never fetched again"),
         }
@@ -69,7 +69,8 @@ fn a_token_is_looked_at_only_where_a_rule_asks_for_one() {
     let world = World::new();
     let evidence = evidence(bearer("rubbish"), None);
     let needs = Needs { peer: true, token: false };
-    let verified = verify(&evidence, needs, &world.trust, &world.tokens, NOW, Refetched::No);
+    let verified =
+        verify(&evidence, needs, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No);
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.token, Proof::Absent));
     assert!(matches!(principal.peer, Proof::Absent));
@@ -80,7 +81,7 @@ fn no_credential_is_absent_and_an_unusable_one_is_unproven_with_its_reason() {
     let world = World::new();
     let settled = |credentials| {
         let evidence = evidence(credentials, None);
-        match verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Refetched::No) {
+        match verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No) {
             Verified::Settled(principal) => principal.token,
             Verified::KeyMissing(_) => panic!(),
         }
@@ -196,7 +197,7 @@ fn a_bound_token_is_never_a_bearer_token() {
     let ours = Thumbprint::of(b"certificate");
     let cases = [
         (json!({"x5t#S256": ours.to_base64url()}), Reason::CertificateAbsent),
-        (json!({"jkt": ours.to_base64url()}), Reason::DpopNotSupported),
+        (json!({"jkt": ours.to_base64url()}), Reason::SchemeMismatch),
         (json!({"kid": "k"}), Reason::ConfirmationNotUnderstood),
         (json!("text"), Reason::ConfirmationMalformed),
     ];
@@ -226,7 +227,7 @@ fn the_bond_is_looked_at_on_every_check_though_the_claims_are_cached() {
             certificate: None,
         };
         let evidence = evidence(bearer(&token), Some(peer));
-        match verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Refetched::No) {
+        match verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No) {
             Verified::Settled(principal) => match principal.token {
                 Proof::Proven(bound) => Ok(bound.binding),
                 Proof::Unproven(reason) => Err(reason),
@@ -258,7 +259,8 @@ fn a_possessed_certificate_proves_the_bond_though_its_identity_is_not_believed()
         certificate: None,
     };
     let evidence = evidence(bearer(&token), Some(peer));
-    let verified = verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Refetched::No);
+    let verified =
+        verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No);
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.peer, Proof::Unproven(Reason::PeerTrustDomainUnknown)));
     assert!(matches!(principal.token, Proof::Proven(_)));
@@ -269,7 +271,8 @@ fn an_unbound_token_with_the_dpop_scheme_is_refused() {
     let world = World::new();
     let token = world.signer.sign(&claims());
     let evidence = evidence(Credentials::Token { scheme: Scheme::Dpop, token: &token }, None);
-    let verified = verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Refetched::No);
+    let verified =
+        verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No);
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.token, Proof::Unproven(Reason::SchemeMismatch)));
 }
@@ -365,7 +368,15 @@ fn an_expired_certificate_proves_neither_peer_nor_bond() {
         certificate: Some(certificate),
     };
     let evidence = evidence(bearer(&token), Some(peer));
-    let at = |now| match verify(&evidence, NEEDS, &world.trust, &world.tokens, now, Refetched::No) {
+    let at = |now| match verify(
+        &evidence,
+        NEEDS,
+        &world.trust,
+        &world.tokens,
+        &proofs(),
+        now,
+        Refetched::No,
+    ) {
         Verified::Settled(principal) => principal,
         Verified::KeyMissing(_) => panic!(),
     };

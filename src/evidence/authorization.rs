@@ -28,6 +28,51 @@ impl std::fmt::Debug for Credentials<'_> {
     }
 }
 
+/// What the `dpop` header presents (RFC 9449 §4.1). Has no `Debug` that would show it.
+#[derive(Clone, Copy, Default)]
+pub enum PresentedProof<'r> {
+    /// There is none.
+    #[default]
+    Absent,
+    /// One, unread.
+    One(&'r str),
+    /// More than one: several headers, or a comma, with which Envoy joins them.
+    Several,
+    /// No text that could be a proof: empty, longer than a token may be, or with other characters than
+    /// base64url and dots.
+    Unreadable,
+}
+
+impl std::fmt::Debug for PresentedProof<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "Absent",
+            Self::One(_) => "One([redacted])",
+            Self::Several => "Several",
+            Self::Unreadable => "Unreadable",
+        })
+    }
+}
+
+impl<'r> PresentedProof<'r> {
+    /// Reads the value of one `dpop` header. Nothing of it is decoded or verified.
+    #[must_use]
+    pub fn read(value: &'r [u8]) -> Self {
+        if value.contains(&b',') {
+            return Self::Several;
+        }
+        let is_proof = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        match str::from_utf8(value) {
+            Ok(text)
+                if (1..=MAX_TOKEN_BYTES).contains(&text.len()) && value.iter().all(is_proof) =>
+            {
+                Self::One(text)
+            }
+            Ok(_) | Err(_) => Self::Unreadable,
+        }
+    }
+}
+
 /// An authentication scheme for access tokens, compared without regard to case (RFC 9110 §11.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

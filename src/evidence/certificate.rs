@@ -20,13 +20,15 @@ use x509_parser::{
 
 use crate::{
     clock::UnixTime,
-    identity::{SpiffeId, SpiffeIdError, Thumbprint},
+    identity::{OwnedSpiffeId, SpiffeId, SpiffeIdError, Thumbprint},
 };
 
 /// A parsed leaf certificate. Its chain is *not* verified here, nor is its signature.
 #[derive(Debug)]
 pub struct Certificate {
     thumbprint: Thumbprint,
+    /// The only URI SAN, where the certificate is an X.509-SVID leaf.
+    spiffe: Option<OwnedSpiffeId>,
     uris: Vec<Box<str>>,
     dns: Vec<String>,
     not_before: UnixTime,
@@ -107,11 +109,17 @@ impl Certificate {
         }
         let contents = Contents::read(&certificate)?;
         let validity = certificate.validity();
+        let svid_error = contents.svid_error();
+        let spiffe = match (svid_error, contents.uris.as_slice()) {
+            (None, [uri]) => SpiffeId::parse(uri).ok().map(OwnedSpiffeId::from),
+            _ => None,
+        };
         Ok(Self {
             thumbprint: Thumbprint::of(der),
+            spiffe,
             not_before: unix_time(validity.not_before),
             not_after: unix_time(validity.not_after),
-            svid_error: contents.svid_error(),
+            svid_error,
             uris: contents.uris,
             dns: contents.dns,
         })
@@ -126,10 +134,7 @@ impl Certificate {
     /// Returns the SPIFFE ID of an X.509-SVID leaf (X509-SVID §2–§5), `None` where the certificate is none.
     #[must_use]
     pub fn spiffe(&self) -> Option<SpiffeId<'_>> {
-        match (self.svid_error, self.uris.as_slice()) {
-            (None, [uri]) => SpiffeId::parse(uri).ok(),
-            _ => None,
-        }
+        self.spiffe.as_ref().map(OwnedSpiffeId::as_id)
     }
 
     /// Returns why the certificate is no X.509-SVID leaf, `None` where it is one.

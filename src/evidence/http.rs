@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::{
     evidence::{
         EvidenceError,
-        authorization::Credentials,
+        authorization::{Credentials, PresentedProof},
         host::{self, HostError},
         path::{self, Path},
     },
@@ -32,6 +32,8 @@ pub struct HttpRequest<'r> {
     pub grpc: bool,
     /// The credentials presented.
     pub credentials: Credentials<'r>,
+    /// The DPoP proof presented.
+    pub proof: PresentedProof<'r>,
     /// The names of the query's parameters that hold a token, as they are spelt; seldom any.
     pub query_tokens: Vec<&'r str>,
 }
@@ -77,6 +79,11 @@ impl<'r> HttpRequest<'r> {
             Single::One(value) => Credentials::read(value),
             Single::Several => Credentials::Unusable(Reason::CredentialsAmbiguous),
         };
+        let proof = match found.dpop {
+            Single::Absent => PresentedProof::Absent,
+            Single::One(value) => PresentedProof::read(value),
+            Single::Several => PresentedProof::Several,
+        };
         let query_tokens = path::query(path_attribute).map(path::access_tokens).unwrap_or_default();
         let request = Self {
             method,
@@ -91,6 +98,7 @@ impl<'r> HttpRequest<'r> {
             } else {
                 credentials.beside_query_token()
             },
+            proof,
             query_tokens,
         };
         Ok((request, found.xfcc))
@@ -203,6 +211,7 @@ struct Attributes<'r> {
 #[derive(Debug, Default)]
 struct Found<'r> {
     authorization: Single<'r>,
+    dpop: Single<'r>,
     xfcc: Single<'r>,
     upgrade: Single<'r>,
     origin: Single<'r>,
@@ -226,6 +235,7 @@ impl<'r> Found<'r> {
                 .map_err(|_differs| EvidenceError::Host(HostError::Several))?,
             [b':', ..] if name.is_ascii() => {}
             b"authorization" => self.authorization.add(value),
+            b"dpop" => self.dpop.add(value),
             b"x-forwarded-client-cert" => self.xfcc.add(value),
             b"upgrade" => self.upgrade.add(value),
             b"origin" => self.origin.add(value),

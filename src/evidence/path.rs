@@ -96,6 +96,12 @@ impl<'r> Path<'r> {
         Self { canonical, forms: forms(bytes), raw: Some(path) }
     }
 
+    /// Returns the path as it was sent.
+    #[must_use]
+    pub fn sent(&self) -> &str {
+        self.raw.unwrap_or(&self.canonical)
+    }
+
     /// Returns the further readings that some servers have (escapes decoded once or twice, empty segments,
     /// dot segments or parameters kept): a deny rule matches if any reading does. An encoded sub-delimiter
     /// (`%40`) has a second reading without being ambiguous. None where [`PathForms::NEVER`] is found.
@@ -343,7 +349,7 @@ fn decode(path: &[u8]) -> Vec<u8> {
 }
 
 /// Reads the two hexadecimal digits after a `%`: the byte and what follows.
-pub(super) fn escape(after_percent: &[u8]) -> Option<(u8, &[u8])> {
+pub(crate) fn escape(after_percent: &[u8]) -> Option<(u8, &[u8])> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let (&[high, low], rest) = after_percent.split_first_chunk()?;
     Some((digit(high)? << 4 | digit(low)?, rest))

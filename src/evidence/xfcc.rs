@@ -187,9 +187,10 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), XfccError> {
 }
 
 fn plain(value: &[u8]) -> Result<&str, XfccError> {
-    let is_plain = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'!' | b'"' | b'\\');
+    let is_plain = |b: u8| matches!(b, b'#'..=b'[' | b']'..=b'~');
     match str::from_utf8(value) {
-        Ok(text) if value.iter().all(is_plain) => Ok(text),
+        // Without an early end, so that many bytes are looked at at once.
+        Ok(text) if value.iter().fold(true, |plain, b| plain & is_plain(*b)) => Ok(text),
         Ok(_) | Err(_) => Err(XfccError::Value),
     }
 }

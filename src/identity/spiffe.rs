@@ -14,6 +14,27 @@ pub struct SpiffeId<'a> {
     path_at: usize,
 }
 
+/// A valid SPIFFE ID that owns its text, for what is kept: parsed once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedSpiffeId {
+    text: Box<str>,
+    path_at: usize,
+}
+
+impl OwnedSpiffeId {
+    /// Returns the ID.
+    #[must_use]
+    pub fn as_id(&self) -> SpiffeId<'_> {
+        SpiffeId { text: &self.text, path_at: self.path_at }
+    }
+}
+
+impl From<SpiffeId<'_>> for OwnedSpiffeId {
+    fn from(id: SpiffeId<'_>) -> Self {
+        Self { text: id.text.into(), path_at: id.path_at }
+    }
+}
+
 /// SPIFFE-ID §2.3 asks for support of 2048 bytes; nothing longer is needed.
 pub const MAX_BYTES: usize = 2048;
 

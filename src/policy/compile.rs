@@ -1,11 +1,12 @@
 //! From documents to rules: names resolved, patterns parsed, contradictions reported.
 
 mod from;
+mod origin;
 mod to;
 mod token;
 mod upstream;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     diagnostic::{At, Diagnostic, Spanned},
@@ -14,7 +15,7 @@ use crate::{
         document::{Documents, Effect, PolicyDocument, RuleDocument, Text},
         index::PolicySet,
         pattern::{HostPattern, PatternError, SpiffePattern},
-        rule::{Route, Rule, Scope},
+        rule::{Origins, Route, Rule, Scope},
     },
 };
 
@@ -90,6 +91,7 @@ impl Compiler<'_> {
             }
         }
         self.audiences(policy);
+        let origins = self.origins(policy).map(Arc::new);
         Scope {
             workloads: self.list(policy.workloads.as_deref(), SpiffePattern::parse).inspect(|_| {
                 self.check_trust_domains(policy.workloads.as_deref().unwrap_or_default());
@@ -97,7 +99,11 @@ impl Compiler<'_> {
             hosts: self.list(policy.hosts.as_deref(), HostPattern::parse),
             forms: self.forms(&policy.path_forms),
             case_insensitive: policy.case_insensitive,
-            rules: policy.rules.iter().map(|rule| self.rule(policy, rule)).collect(),
+            rules: policy
+                .rules
+                .iter()
+                .map(|rule| self.rule(policy, rule, origins.as_ref()))
+                .collect(),
         }
     }
 
@@ -119,7 +125,12 @@ impl Compiler<'_> {
         forms
     }
 
-    fn rule(&mut self, policy: &PolicyDocument, rule: &RuleDocument) -> (Rule, Route) {
+    fn rule(
+        &mut self,
+        policy: &PolicyDocument,
+        rule: &RuleDocument,
+        origins: Option<&Arc<Origins>>,
+    ) -> (Rule, Route) {
         self.check_public(rule);
         let tcp = rule.to.as_ref().is_some_and(|to| to.tcp.is_some());
         if tcp {
@@ -130,7 +141,7 @@ impl Compiler<'_> {
             id: format!("{}/{}", policy.name.value, rule.name.value).into(),
             effect: rule.effect,
             from: rule.from.as_ref().map(|from| self.from(from)),
-            token: rule.token.as_ref().map(|token| self.token(policy, rule, token)),
+            token: rule.token.as_ref().map(|token| self.token(policy, rule, token, origins)),
             upgrades,
             preflight,
             upstream: self.upstream(rule),

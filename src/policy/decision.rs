@@ -1,10 +1,11 @@
 //! What is decided: [`Decision`], with a [`Permit`] that only this module can make.
 
 use crate::{
-    credential::Principal,
+    credential::{BoundToken, Principal, Proof, dpop::VerifiedProof},
     evidence::Evidence,
     policy::{
         candidates::{Candidate, Candidates},
+        document::{NonceMode, ReplayMode},
         index::PolicySet,
         rule::Rule,
         upstream::Ownership,
@@ -43,9 +44,48 @@ impl<'s> Permit<'s> {
         self.verified_token
     }
 
+    /// Returns what the allow depends on being done with the token's DPoP proof; `None` where the deciding
+    /// rule verified none.
+    #[must_use]
+    pub fn obligation<'p>(&self, principal: &'p Principal<'_>) -> Option<Obligation<'p>> {
+        let token = self.rule.token.as_ref().filter(|_| self.verified_token)?;
+        let Proof::Proven(bound) = &principal.token else { return None };
+        let proof = bound.proof.as_deref()?;
+        let consume = token.replay == ReplayMode::Consume;
+        Some(Obligation { bound, proof, consume, nonce: token.nonce != NonceMode::Off })
+    }
+
+    /// Returns the denial that takes the place of an allow whose obligation could not be met.
+    #[must_use]
+    pub const fn denied(&self, reason: Reason) -> Denial<'s> {
+        Denial { reason, rule: Some(self.rule) }
+    }
+
     pub(in crate::policy) const fn ownership(&self) -> &'s Ownership {
         self.ownership
     }
+}
+
+/// What an allow depends on being done.
+#[derive(Clone, Copy, Debug)]
+pub struct Obligation<'p> {
+    /// The token.
+    pub bound: &'p BoundToken,
+    /// Its proof.
+    pub proof: &'p VerifiedProof,
+    /// Whether the proof is used up by this check.
+    pub consume: bool,
+    /// Whether the client is given a fresh nonce.
+    pub nonce: bool,
+}
+
+/// Which credentials a rule takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Tokens with the Bearer scheme: bound to a certificate, or unbound.
+    pub bearer: bool,
+    /// Tokens with the DPoP scheme.
+    pub dpop: bool,
 }
 
 /// A denial.
@@ -58,6 +98,13 @@ pub struct Denial<'s> {
 }
 
 impl<'s> Denial<'s> {
+    /// Returns which credentials the rule would take in a request to `host`, for the challenge.
+    #[must_use]
+    pub fn offer(&self, host: &str) -> Offer {
+        let token = self.rule.and_then(|rule| rule.token.as_ref());
+        token.map_or(Offer { bearer: true, dpop: false }, |token| token.offer(host))
+    }
+
     /// Returns the scopes that a challenge may name (RFC 6750 §3): those of the rule, where nothing but
     /// scopes was missing; else none, as they would tell a stranger about the policy.
     #[must_use]
@@ -109,18 +156,19 @@ impl PolicySet {
     pub fn decide<'s>(
         &'s self,
         candidates: &Candidates<'s>,
-        _evidence: &Evidence<'_>,
+        evidence: &Evidence<'_>,
         principal: &Principal<'_>,
         observer: &mut impl Observer,
     ) -> Decision<'s> {
         if candidates.is_ambiguous() {
             return Decision::Deny(Denial { reason: Reason::AmbiguousPath, rule: None });
         }
+        let host = evidence.http().map_or("", |http| &*http.host);
         let mut denied = None;
         let mut allowed = None;
         let mut failed = None;
         for candidate in candidates.iter() {
-            let verdict = candidate.rule.ask(principal);
+            let verdict = candidate.rule.ask(principal, host);
             observer.asked(candidate.rule, verdict);
             let standing = |reason, verified| Standing { candidate: *candidate, reason, verified };
             match verdict {

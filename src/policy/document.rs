@@ -124,6 +124,8 @@ pub struct PolicyDocument {
     pub path_forms: Vec<Text>,
     /// `spec.caseInsensitive`.
     pub case_insensitive: bool,
+    /// `spec.origin`: what clients call the service, for DPoP proofs.
+    pub origin: Option<OriginDocument>,
     /// `spec.rules`; not empty.
     pub rules: Vec<RuleDocument>,
     /// Where the document stands.
@@ -200,6 +202,10 @@ pub struct TokenDocument {
     pub scopes: Option<Vec<Text>>,
     /// `binding`.
     pub binding: Option<Vec<Spanned<BindingName>>>,
+    /// `replay`.
+    pub replay: Option<Spanned<ReplayMode>>,
+    /// `nonce`.
+    pub nonce: Option<Spanned<NonceMode>>,
     /// Where the part stands.
     pub at: At,
 }
@@ -213,6 +219,38 @@ pub enum BindingName {
     Dpop,
     /// Unbound tokens too.
     None,
+}
+
+/// `spec.origin`.
+#[derive(Clone, Debug)]
+pub enum OriginDocument {
+    /// One for every host of the policy.
+    One(Text),
+    /// One for each host: the host, and its origin.
+    ByHost(Vec<(Text, Text)>),
+}
+
+/// What becomes of a DPoP proof that a rule accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReplayMode {
+    /// `consume`: it is used up (RFC 9449 §11.1).
+    #[default]
+    Consume,
+    /// `observe`: it is not, as another check or the service behind uses it up.
+    Observe,
+}
+
+/// What a rule asks of the `nonce` of a DPoP proof (RFC 9449 §8, §9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NonceMode {
+    /// `off`: nothing; none is given out, and `iat` tells the time.
+    #[default]
+    Off,
+    /// `on`: one is given out with every answer and tells the time where it comes back; a proof without one
+    /// is accepted by its `iat`, for clients that do not know nonces yet.
+    On,
+    /// `required`: a proof without one is challenged.
+    Required,
 }
 
 /// What goes on to the service.

@@ -4,20 +4,25 @@
 //! was presented and could not be verified; an allow rule fails on both.
 
 use crate::{
-    credential::{BoundToken, Peer, Principal, Proof, binding::Binding},
+    credential::{
+        BoundToken, Peer, Principal, Proof,
+        binding::Binding,
+        dpop::{PresentedNonce, VerifiedProof},
+    },
     policy::{
-        decision::Verdict,
-        document::Effect,
+        decision::{Offer, Verdict},
+        document::{Effect, NonceMode},
         rule::{Bindings, FromPart, NamedIssuer, Rule, TokenPart},
     },
     reason::Reason,
 };
 
 impl Rule {
-    /// Asks the rule, of which workload, host and `to` match already.
-    pub(in crate::policy) fn ask(&self, principal: &Principal<'_>) -> Verdict {
+    /// Asks the rule, of which workload, host and `to` match already. `host` is that of the request; empty
+    /// for a TCP check.
+    pub(in crate::policy) fn ask(&self, principal: &Principal<'_>, host: &str) -> Verdict {
         match self.effect {
-            Effect::Allow => match self.allows(principal) {
+            Effect::Allow => match self.allows(principal, host) {
                 Ok(()) => Verdict::Allows { verified_token: self.token.is_some() },
                 Err(reason) => Verdict::Fails(reason),
             },
@@ -27,7 +32,7 @@ impl Rule {
 
     /// The parts in their order, so that what is wrong with the peer is said before what is wrong with
     /// the token.
-    fn allows(&self, principal: &Principal<'_>) -> Result<(), Reason> {
+    fn allows(&self, principal: &Principal<'_>, host: &str) -> Result<(), Reason> {
         if let Some(from) = &self.from {
             match &principal.peer {
                 Proof::Absent => return Err(Reason::PeerAbsent),
@@ -42,7 +47,7 @@ impl Rule {
             match &principal.token {
                 Proof::Absent => return Err(Reason::TokenAbsent),
                 Proof::Unproven(reason) => return Err(*reason),
-                Proof::Proven(bound) => token.accepts(bound)?,
+                Proof::Proven(bound) => token.accepts(bound, host)?,
             }
         }
         Ok(())
@@ -108,17 +113,24 @@ impl FromPart {
 
 impl TokenPart {
     /// Says whether an allow rule accepts the token.
-    fn accepts(&self, bound: &BoundToken) -> Result<(), Reason> {
+    fn accepts(&self, bound: &BoundToken, host: &str) -> Result<(), Reason> {
         let issuer = self.issuer(bound).ok_or(Reason::TokenIssuerNotAllowed)?;
         if !issuer.is_audience_of(bound) {
             return Err(Reason::TokenAudience);
         }
-        // RFC 8705 §3 or RFC 9449 §6 unless the rule says otherwise.
-        let default = Bindings { certificate: true, dpop: true, none: false };
-        let listed = self.binding.unwrap_or(default);
+        let listed = self.bindings();
         // A token whose binding is proven also satisfies `none`, so that an issuer may begin to bind.
         if !(listed.none || listed.has(bound.binding)) {
-            return Err(Reason::TokenUnbound);
+            return Err(if bound.binding.is_none() {
+                Reason::TokenUnbound
+            } else {
+                Reason::BindingNotAllowed
+            });
+        }
+        if bound.binding.dpop {
+            // A proof that is not there proves nothing.
+            let proof = bound.proof.as_deref().ok_or(Reason::DpopProofMissing)?;
+            self.accepts_proof(proof, host)?;
         }
         let required = self.scopes.as_deref().unwrap_or_default();
         if required.iter().all(|scope| holds_scope(bound, scope)) {
@@ -128,7 +140,47 @@ impl TokenPart {
         }
     }
 
+    /// RFC 8705 §3 or RFC 9449 §6 unless the rule says otherwise.
+    fn bindings(&self) -> Bindings {
+        self.binding.unwrap_or(Bindings { certificate: true, dpop: true, none: false })
+    }
+
+    /// Returns which credentials are taken in a request to `host`.
+    pub(in crate::policy) fn offer(&self, host: &str) -> Offer {
+        let listed = self.bindings();
+        let has_origin = self.origins.as_ref().is_some_and(|origins| origins.of(host).is_some());
+        let bearer = listed.certificate || listed.none;
+        // What satisfies `none` besides unbound tokens.
+        Offer { bearer, dpop: has_origin && (listed.dpop || listed.none) }
+    }
+
+    /// Judges what is left to the rule of RFC 9449 §4.3: the origin of step 9, and steps 10 and 11.
+    fn accepts_proof(&self, proof: &VerifiedProof, host: &str) -> Result<(), Reason> {
+        let origins = self.origins.as_ref().ok_or(Reason::DpopOriginUnknown)?;
+        let origin = origins.of(host).ok_or(Reason::DpopOriginUnknown)?;
+        if *origin != proof.origin {
+            return Err(Reason::DpopProofUri);
+        }
+        match (self.nonce, proof.nonce) {
+            // The server's word on the time replaces the client's (§4.3, step 11).
+            (NonceMode::On | NonceMode::Required, PresentedNonce::Valid(_)) => Ok(()),
+            (NonceMode::On | NonceMode::Required, PresentedNonce::Invalid) => {
+                Err(Reason::DpopNonceInvalid)
+            }
+            (NonceMode::Required, PresentedNonce::Absent) => Err(Reason::DpopNonceRequired),
+            (NonceMode::On, PresentedNonce::Absent) | (NonceMode::Off, _) if proof.is_recent => {
+                Ok(())
+            }
+            (NonceMode::On, PresentedNonce::Absent) | (NonceMode::Off, _) => {
+                Err(Reason::DpopProofTime)
+            }
+        }
+    }
+
     /// Says whether a deny rule matches the token.
+    ///
+    /// A proof's origin and time are not looked at: the allow rule that decides does, and what the token
+    /// itself says holds wherever its proof leads.
     fn matches(&self, bound: &BoundToken) -> Match {
         let Some(issuer) = self.issuer(bound) else { return Match::No };
         if !issuer.is_audience_of(bound) {

@@ -1,10 +1,13 @@
 //! A compiled rule: names resolved, patterns parsed.
 
+use std::sync::Arc;
+
 use crate::{
+    credential::dpop::Origin,
     evidence::path::PathForms,
     identity::Thumbprint,
     policy::{
-        document::Effect,
+        document::{Effect, NonceMode, ReplayMode},
         pattern::{HostPattern, SpiffePattern, Template},
         upstream::Upstream,
     },
@@ -41,6 +44,33 @@ pub(in crate::policy) struct TokenPart {
     pub(in crate::policy) scopes: Option<Box<[Box<str>]>>,
     /// `None` where left out.
     pub(in crate::policy) binding: Option<Bindings>,
+    /// What clients call the service, where the policy says so.
+    pub(in crate::policy) origins: Option<Arc<Origins>>,
+    pub(in crate::policy) replay: ReplayMode,
+    pub(in crate::policy) nonce: NonceMode,
+}
+
+/// The origins that proofs for a policy's services name.
+#[derive(Debug)]
+pub(in crate::policy) enum Origins {
+    /// The same whatever the host.
+    One(Origin),
+    /// By host.
+    ByHost(Vec<(HostPattern, Origin)>),
+}
+
+impl Origins {
+    /// Returns the origin of `host`.
+    ///
+    /// The host is the client's word, and no more than a choice among what is configured here.
+    pub(in crate::policy) fn of(&self, host: &str) -> Option<&Origin> {
+        match self {
+            Self::One(origin) => Some(origin),
+            Self::ByHost(hosts) => {
+                hosts.iter().find(|(own, _)| own.matches(host)).map(|(_, origin)| origin)
+            }
+        }
+    }
 }
 
 /// An issuer that a rule names, with the audiences its tokens may have here.

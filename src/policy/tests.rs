@@ -2,6 +2,7 @@
 
 mod deciding;
 mod naive;
+mod proofs;
 mod properties;
 mod routing;
 mod upstream;
@@ -14,11 +15,12 @@ use crate::{
         BoundToken, Peer, Principal, Proof,
         binding::{Binding, Confirmation},
         claims::AccessToken,
+        dpop::{Origin, PresentedNonce, VerifiedProof},
     },
     diagnostic::{At, Diagnostic, Spanned},
     evidence::{
         Attempt, Evidence, PeerSources,
-        authorization::Credentials,
+        authorization::{Credentials, PresentedProof},
         http::{Headers, HttpRequest},
         path::{Path, PathForms},
         peer::PeerEvidence,
@@ -29,8 +31,8 @@ use crate::{
         compile::compile,
         document::{
             BindingName, Documents, Effect, FromDocument, IssuerDocument, KeySource,
-            PeerTrustDocument, PolicyDocument, Profile, RuleDocument, Text, ToDocument,
-            TokenDocument, TrustDomainDocument, Unnamed, UpstreamDocument,
+            OriginDocument, PeerTrustDocument, PolicyDocument, Profile, RuleDocument, Text,
+            ToDocument, TokenDocument, TrustDomainDocument, Unnamed, UpstreamDocument,
         },
     },
     reason::Reason,
@@ -96,6 +98,7 @@ pub(super) fn policy(name: &str, rules: Vec<RuleDocument>) -> PolicyDocument {
         audiences,
         path_forms: vec![],
         case_insensitive: false,
+        origin: None,
         rules,
         at: at(name),
     }
@@ -153,6 +156,8 @@ impl RuleDocument {
             issuers: texts(issuers).unwrap(),
             scopes: (!scopes.is_empty()).then(|| texts(scopes).unwrap()),
             binding: None,
+            replay: None,
+            nonce: None,
             at: at("token"),
         };
         Self { token: Some(token), public: false, ..self }.binding(&[BindingName::None])
@@ -199,6 +204,7 @@ pub(super) fn http<'r>(method: &'r str, host: &'r str, path: &'r str) -> Evidenc
             method,
             host: Cow::Borrowed(host),
             path: Path { canonical: Cow::Borrowed(path), forms: PathForms::default(), raw: None },
+            proof: PresentedProof::Absent,
             headers: Headers::default(),
             upgrade: None,
             preflight: false,
@@ -280,7 +286,29 @@ pub(super) fn token_for(
             claims: serde_json::Map::new(),
         }),
         binding,
+        proof: binding.dpop.then(|| Box::new(proof(ORIGIN))),
     })
+}
+
+/// The origin of [`with_origin`].
+pub(super) const ORIGIN: &str = "https://pay.example";
+
+/// A policy with one rule and the origin [`ORIGIN`].
+pub(super) fn with_origin(rule: RuleDocument) -> PolicyDocument {
+    let origin = Some(OriginDocument::One(text(ORIGIN)));
+    PolicyDocument { origin, ..policy("p", vec![rule]) }
+}
+
+/// A recent proof without nonce.
+pub(super) fn proof(origin: &str) -> VerifiedProof {
+    VerifiedProof {
+        origin: Origin::parse(origin).unwrap(),
+        id: Thumbprint::of(b"proof"),
+        issued: UnixTime::from_secs(0),
+        is_recent: true,
+        nonce: PresentedNonce::Absent,
+        usable_until: UnixTime::from_secs(0),
+    }
 }
 
 pub(super) const UNBOUND: Binding = Binding { certificate: false, dpop: false };

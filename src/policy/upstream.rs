@@ -51,6 +51,8 @@ pub struct HeaderChanges {
     pub remove: SmallVec<[Bytes; 16]>,
     /// Names of query parameters to remove, as the query spells them: Envoy compares them undecoded.
     pub remove_parameters: Vec<Bytes>,
+    /// A nonce for the client, which goes with the response (RFC 9449 §8.2).
+    pub nonce: Option<String>,
 }
 
 impl<'s> Permit<'s> {

@@ -38,21 +38,26 @@ impl Message {
     }
 
     /// `CheckResponse.ok_response`.
-    pub(super) fn ok(
+    pub(super) fn ok<'a>(
         &mut self,
         set: &[(Bytes, Bytes)],
         remove: &[Bytes],
         remove_parameters: &[Bytes],
+        answer: impl Iterator<Item = Header<'a>> + Clone,
     ) {
         let set = set.iter().map(|(name, value)| Header { name, value });
         let removed = remove.iter().chain(remove_parameters).map(|name| field(name.len()));
-        let length = set.clone().map(header_field).chain(removed).fold(0, usize::saturating_add);
+        let headers = set.clone().map(header_field).chain(answer.clone().map(header_field));
+        let length = headers.chain(removed).fold(0, usize::saturating_add);
         self.open(CHECK_OK, length);
         for header in set {
             self.header(OK_HEADERS, header);
         }
         for name in remove {
             self.text(OK_HEADERS_TO_REMOVE, name);
+        }
+        for header in answer {
+            self.header(OK_ANSWER_HEADERS, header);
         }
         for name in remove_parameters {
             self.text(OK_PARAMETERS_TO_REMOVE, name);
@@ -201,6 +206,7 @@ const DENIED_BODY: u8 = 3;
 const HTTP_STATUS_CODE: u8 = 1;
 const OK_HEADERS: u8 = 2;
 const OK_HEADERS_TO_REMOVE: u8 = 5;
+const OK_ANSWER_HEADERS: u8 = 6;
 const OK_PARAMETERS_TO_REMOVE: u8 = 8;
 const OPTION_HEADER: u8 = 1;
 const OPTION_APPEND_ACTION: u8 = 3;
@@ -229,6 +235,7 @@ mod tests {
             set in prop::collection::vec(("[a-z-]{1,200}", "[ -~]{0,20000}"), 0..6),
             remove in prop::collection::vec("[a-z_-]{1,300}", 0..40),
             parameters in prop::collection::vec("[ -~]{1,300}", 0..4),
+            answer in prop::collection::vec(("[a-z-]{1,200}", "[ -~]{0,400}"), 0..3),
             text in proptest::option::of("\\PC{0,400}"),
             number in proptest::option::of(0_u32..),
         ) {
@@ -238,19 +245,23 @@ mod tests {
             let remove_bytes: Vec<_> = remove.iter().map(bytes).collect();
             message.status(0);
             let parameter_bytes: Vec<_> = parameters.iter().map(bytes).collect();
-            message.ok(&set_bytes, &remove_bytes, &parameter_bytes);
+            let answer_headers =
+                answer.iter().map(|(n, v)| Header { name: n.as_bytes(), value: v.as_bytes() });
+            message.ok(&set_bytes, &remove_bytes, &parameter_bytes, answer_headers);
             message.metadata(&[("text", text.as_deref())], number.map(|n| ("number", f64::from(n))));
             let response = CheckResponse::decode(message.into_bytes()).unwrap();
             assert_eq!(response.status.unwrap().code, 0);
             let Some(HttpResponse::OkResponse(ok)) = response.http_response else {
                 panic!("no ok_response");
             };
-            let read: Vec<_> = ok.headers.iter().map(|option| {
-                assert_eq!(option.append_action, 2);
-                let header = option.header.clone().unwrap();
-                (header.key, header.value)
-            }).collect();
-            assert_eq!(read, set);
+            for (written, expected) in [(&ok.headers, &set), (&ok.response_headers_to_add, &answer)] {
+                let read: Vec<_> = written.iter().map(|option| {
+                    assert_eq!(option.append_action, 2);
+                    let header = option.header.clone().unwrap();
+                    (header.key, header.value)
+                }).collect();
+                assert_eq!(&read, expected);
+            }
             assert_eq!(ok.headers_to_remove, remove);
             assert_eq!(ok.query_parameters_to_remove, parameters);
             let fields = response.dynamic_metadata.unwrap().fields;

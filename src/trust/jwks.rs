@@ -1,5 +1,7 @@
 //! Key sets (RFC 7517) with keys for signatures (RFC 7518 §6, RFC 8037), each used with one algorithm.
 
+mod public;
+
 use std::fmt;
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents};
@@ -7,6 +9,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde_json::Value;
 
+pub use self::public::PublicKey;
 use crate::{
     identity::Thumbprint,
     json::{self, Object},
@@ -247,13 +250,7 @@ impl Key {
             }
             Some(_) => return Err(KeyError::Id),
         };
-        let kty = text(jwk, "kty")?;
-        if kty == "oct" || jwk.contains_key("k") {
-            return Err(KeyError::Symmetric);
-        }
-        if PRIVATE_MEMBERS.iter().any(|member| jwk.contains_key(*member)) {
-            return Err(KeyError::Private);
-        }
+        let kty = public_type(jwk)?;
         check_use(jwk)?;
         let (algorithm, material, decoding) = match kty {
             "RSA" => rsa(jwk)?,
@@ -285,6 +282,16 @@ fn rsa(jwk: &Object) -> Result<Parts, KeyError> {
                 .ok_or(KeyError::Algorithm)?,
         ),
     };
+    let (n, e) = rsa_components(jwk)?;
+    RsaPublicKeyComponents { n: &n, e: &e }
+        .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
+        .map_err(|_rejected| KeyError::NotAKey)?;
+    let material = Thumbprint::of(&[n.as_slice(), b"/", e.as_slice()].concat());
+    Ok((algorithm, material, DecodingKey::from_rsa_raw_components(&n, &e)))
+}
+
+/// Returns `n` and `e`, of a size and kind that is fit for use.
+fn rsa_components(jwk: &Object) -> Result<(Vec<u8>, Vec<u8>), KeyError> {
     let (n, e) = (unsigned(jwk, "n")?, unsigned(jwk, "e")?);
     let (Some(first), Some(last)) = (n.first(), n.last()) else { return Err(KeyError::Member) };
     let unused = usize::try_from(first.leading_zeros()).map_err(|_wide| KeyError::Member)?;
@@ -297,14 +304,24 @@ fn rsa(jwk: &Object) -> Result<Parts, KeyError> {
     if !odd(Some(last)) || !odd(e.last()) || e == [1] || e.len() > 4 {
         return Err(KeyError::NotAKey);
     }
-    RsaPublicKeyComponents { n: &n, e: &e }
-        .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
-        .map_err(|_rejected| KeyError::NotAKey)?;
-    let material = Thumbprint::of(&[n.as_slice(), b"/", e.as_slice()].concat());
-    Ok((algorithm, material, DecodingKey::from_rsa_raw_components(&n, &e)))
+    Ok((n, e))
 }
 
 fn ec(jwk: &Object) -> Result<Parts, KeyError> {
+    let (algorithm, point) = ec_point(jwk)?;
+    let curve = if algorithm == Algorithm::ES256 {
+        &signature::ECDSA_P256_SHA256_FIXED
+    } else {
+        &signature::ECDSA_P384_SHA384_FIXED
+    };
+    // Refuses a point that is not on the curve (RFC 8725 §3.4).
+    ParsedPublicKey::new(curve, &point).map_err(|_rejected| KeyError::NotAKey)?;
+    let decoding = DecodingKey::from_ec_der(&point);
+    Ok((KeyAlgorithm::One(algorithm), Thumbprint::of(&point), decoding))
+}
+
+/// Returns the algorithm of the curve, and the point uncompressed (SEC 1 §2.3.3); not yet known to be on it.
+fn ec_point(jwk: &Object) -> Result<(Algorithm, Vec<u8>), KeyError> {
     let (algorithm, size) = match text(jwk, "crv")? {
         "P-256" => (Algorithm::ES256, 32),
         "P-384" => (Algorithm::ES384, 48),
@@ -317,30 +334,23 @@ fn ec(jwk: &Object) -> Result<Parts, KeyError> {
     if x.len() != size || y.len() != size {
         return Err(KeyError::Member);
     }
-    let point = [&[4][..], &x, &y].concat();
-    let curve = if algorithm == Algorithm::ES256 {
-        &signature::ECDSA_P256_SHA256_FIXED
-    } else {
-        &signature::ECDSA_P384_SHA384_FIXED
-    };
-    // Refuses a point that is not on the curve (RFC 8725 §3.4).
-    ParsedPublicKey::new(curve, &point).map_err(|_rejected| KeyError::NotAKey)?;
-    let decoding = DecodingKey::from_ec_der(&point);
-    Ok((KeyAlgorithm::One(algorithm), Thumbprint::of(&point), decoding))
+    Ok((algorithm, [&[4][..], &x, &y].concat()))
 }
 
 fn okp(jwk: &Object) -> Result<Parts, KeyError> {
+    let x = ed25519_point(jwk)?;
+    ParsedPublicKey::new(&signature::ED25519, &x).map_err(|_rejected| KeyError::NotAKey)?;
+    let decoding = DecodingKey::from_ed_der(&x);
+    Ok((KeyAlgorithm::One(Algorithm::EdDSA), Thumbprint::of(&x), decoding))
+}
+
+fn ed25519_point(jwk: &Object) -> Result<Vec<u8>, KeyError> {
     if text(jwk, "crv")? != "Ed25519" {
         return Err(KeyError::Curve);
     }
     check_declared(jwk, Algorithm::EdDSA)?;
     let x = octets(jwk, "x")?;
-    if x.len() != 32 {
-        return Err(KeyError::Member);
-    }
-    ParsedPublicKey::new(&signature::ED25519, &x).map_err(|_rejected| KeyError::NotAKey)?;
-    let decoding = DecodingKey::from_ed_der(&x);
-    Ok((KeyAlgorithm::One(Algorithm::EdDSA), Thumbprint::of(&x), decoding))
+    if x.len() == 32 { Ok(x) } else { Err(KeyError::Member) }
 }
 
 /// Returns the algorithm that `name` is registered for, exactly as written (RFC 7518 §3.1, RFC 8037 §3.1;
@@ -371,6 +381,18 @@ fn check_declared(jwk: &Object, only: Algorithm) -> Result<(), KeyError> {
         Some(alg) if declared(alg) == Some(only) => Ok(()),
         Some(_) => Err(KeyError::Algorithm),
     }
+}
+
+/// Returns `kty` of a key that is public by the names of its members, whatever they hold.
+fn public_type(jwk: &Object) -> Result<&str, KeyError> {
+    let kty = text(jwk, "kty")?;
+    if kty == "oct" || jwk.contains_key("k") {
+        return Err(KeyError::Symmetric);
+    }
+    if PRIVATE_MEMBERS.iter().any(|member| jwk.contains_key(*member)) {
+        return Err(KeyError::Private);
+    }
+    Ok(kty)
 }
 
 fn check_use(jwk: &Object) -> Result<(), KeyError> {

@@ -37,6 +37,8 @@ pub(crate) struct Check {
     pub(crate) xfcc: Option<String>,
     /// Presented as `authorization: Bearer …`.
     pub(crate) token: Option<Token>,
+    /// Presented as `dpop: …`.
+    pub(crate) proof: Option<Proof>,
     /// Presented as it stands here; `{token}` is the token.
     pub(crate) authorization: Option<String>,
     pub(crate) method: Option<String>,
@@ -99,11 +101,32 @@ pub(crate) struct Token {
     pub(crate) raw_claims: Option<String>,
     /// Bound to this identity's certificate.
     pub(crate) bound: Option<String>,
+    /// Bound to the client's key.
+    pub(crate) keyed: bool,
     pub(crate) signed: Signed,
     /// What is done to the finished token.
     pub(crate) mangled: Option<Mangled>,
     /// A claim `filler` of this many bytes.
     pub(crate) filler: usize,
+}
+
+/// A DPoP proof. What is left out is as in an honest one for the check's method, host and path, made by the
+/// client's key now, with an identifier that no other has.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each goes wrong by itself")]
+pub(crate) struct Proof {
+    /// Members of the header and claims, as for a token.
+    pub(crate) header: BTreeMap<String, Value>,
+    pub(crate) claims: BTreeMap<String, Value>,
+    /// With another key than the client's, which `jwk` names.
+    pub(crate) strange: bool,
+    /// With another key than `jwk` names.
+    pub(crate) forged: bool,
+    /// Sent twice, in two headers.
+    pub(crate) twice: bool,
+    /// With private members in `jwk`.
+    pub(crate) private: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -33,10 +33,10 @@ pub(crate) fn encode(case: &Case, encoding: Encoding, mint: &Mint) -> (Vec<u8>, 
     let token = check.token.as_ref().map(|spec| mint.token(spec));
     let workload = check.workload.as_deref().unwrap_or(PAYMENTS);
     let [principal, certificate, xfcc] = peer(case, workload, mint);
-    let http = match check.tcp {
-        Some(_) => None,
-        None => Some(http(check, encoding, (xfcc, token.as_deref()))),
-    };
+    let http = check.tcp.is_none().then(|| {
+        let proof = proof(check, token.as_deref().unwrap_or_default(), mint);
+        http(check, encoding, (xfcc, token.as_deref(), proof))
+    });
     let attributes = AttributeContext {
         source: Some(Peer { principal, certificate, ..Peer::default() }),
         destination: Some(Peer {
@@ -95,7 +95,24 @@ fn peer(case: &Case, workload: &str, mint: &Mint) -> [String; 3] {
     [principal, certificate, xfcc].map(Option::unwrap_or_default)
 }
 
-fn http(check: &Check, encoding: Encoding, (xfcc, token): (String, Option<&str>)) -> HttpRequest {
+type Headers = Vec<(String, Vec<u8>)>;
+
+/// The headers of a proof.
+fn proof(check: &Check, token: &str, mint: &Mint) -> Headers {
+    let Some(spec) = &check.proof else { return Vec::new() };
+    let method = check.method.as_deref().unwrap_or("GET");
+    let host = check.host.as_deref().unwrap_or("payments.example");
+    let uri = format!("https://{host}{}", check.path.as_deref().unwrap_or("/v1/payments/42"));
+    let proof = mint.proof(spec, method, &uri, token).into_bytes();
+    let headers = if spec.twice { vec![proof.clone(), proof] } else { vec![proof] };
+    headers.into_iter().map(|proof| ("dpop".to_owned(), proof)).collect()
+}
+
+fn http(
+    check: &Check,
+    encoding: Encoding,
+    (xfcc, token, proof): (String, Option<&str>, Headers),
+) -> HttpRequest {
     let method = check.method.as_deref().unwrap_or("GET");
     let host = check.host.as_deref().unwrap_or("payments.example");
     let path = check.path.as_deref().unwrap_or("/v1/payments/42");
@@ -108,9 +125,11 @@ fn http(check: &Check, encoding: Encoding, (xfcc, token): (String, Option<&str>)
     }
     let authorization = match (&check.authorization, token) {
         (Some(text), token) => Some(text.replace("{token}", token.unwrap_or_default())),
+        (None, Some(token)) if check.proof.is_some() => Some(format!("DPoP {token}")),
         (None, Some(token)) => Some(format!("Bearer {token}")),
         (None, None) => None,
     };
+    headers.extend(proof);
     headers.extend(authorization.map(|value| ("authorization".to_owned(), value.into_bytes())));
     if !xfcc.is_empty() {
         headers.push(("x-forwarded-client-cert".to_owned(), xfcc.into_bytes()));

@@ -1,6 +1,10 @@
 //! Keys, tokens and certificates, honest and forged.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use aws_lc_rs::{
     encoding::AsDer as _,
@@ -24,7 +28,7 @@ use serde_json::{Value, json};
 use symbolon::identity::Thumbprint;
 use time::OffsetDateTime;
 
-use crate::data::{Mangled, Signed, Token, folder};
+use crate::data::{Mangled, Proof, Signed, Token, folder};
 
 /// The tests' now.
 pub(crate) const NOW: u64 = 1_800_000_000;
@@ -61,6 +65,10 @@ pub(crate) struct Mint {
     ec_der: EcdsaKeyPair,
     ed: Ed25519KeyPair,
     unpublished: EcdsaKeyPair,
+    /// The key of the client that makes proofs, and one that is not its.
+    client: Ed25519KeyPair,
+    stranger: Ed25519KeyPair,
+    proofs: AtomicU64,
     pub(crate) identities: BTreeMap<String, Identity>,
 }
 
@@ -77,6 +85,9 @@ impl Mint {
             ec_der: ec(&ECDSA_P256_SHA256_ASN1_SIGNING),
             ed: Ed25519KeyPair::generate().unwrap(),
             unpublished: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
+            client: Ed25519KeyPair::generate().unwrap(),
+            stranger: Ed25519KeyPair::generate().unwrap(),
+            proofs: AtomicU64::new(0),
             identities: specs.into_iter().map(|(name, spec)| (name, certify(&spec))).collect(),
         }
     }
@@ -113,6 +124,12 @@ impl Mint {
             let thumbprint = Thumbprint::of(&self.identities[name].der).to_base64url();
             claims["cnf"] = json!({"x5t#S256": thumbprint});
         }
+        if spec.keyed {
+            // RFC 8037 §2 has the members of the thumbprint (RFC 7638).
+            let x = URL_SAFE_NO_PAD.encode(self.client.public_key().as_ref());
+            let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+            claims["cnf"] = json!({"jkt": Thumbprint::of(jwk.as_bytes()).to_base64url()});
+        }
         if spec.filler > 0 {
             claims["filler"] = json!("f".repeat(spec.filler));
         }
@@ -126,6 +143,28 @@ impl Mint {
             Some(how) => mangle(how, (&header, &claims, &signature)),
             None => format!("{input}.{signature}"),
         }
+    }
+
+    /// A proof for `method` and `uri` with `token`.
+    pub(crate) fn proof(&self, spec: &Proof, method: &str, uri: &str, token: &str) -> String {
+        let key = if spec.strange { &self.stranger } else { &self.client };
+        let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
+        let mut jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": x});
+        if spec.private {
+            jwk["d"] = json!("AA");
+        }
+        let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": jwk});
+        let claims = json!({
+            "jti": format!("proof-{}", self.proofs.fetch_add(1, Ordering::Relaxed)),
+            "htm": method, "htu": uri, "iat": NOW,
+            "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+        });
+        let header = URL_SAFE_NO_PAD.encode(written(header, &spec.header, None));
+        let claims = URL_SAFE_NO_PAD.encode(written(claims, &spec.claims, None));
+        let input = format!("{header}.{claims}");
+        let signer = if spec.forged { &self.stranger } else { key };
+        let signature = URL_SAFE_NO_PAD.encode(signer.sign(input.as_bytes()).as_ref());
+        format!("{input}.{signature}")
     }
 
     fn sign(&self, how: Signed, input: &[u8]) -> Vec<u8> {

@@ -65,6 +65,7 @@ impl Setup {
                 settings.records.queue_bytes = 0;
                 settings.records.overflow = Overflow::Deny;
             }
+            "no-room-for-proofs" => settings.dpop.replay_entries = 0,
             "short-time" => settings.check.timeout = Duration::from_millis(200),
             // What Envoy gives is what counts, less the margin: 60 s leave a fifth of one.
             "wide-margin" => {

@@ -23,6 +23,11 @@ fn peer(thumbprint: Option<Thumbprint>) -> PeerEvidence<'static> {
     }
 }
 
+/// For tokens that are bound to no key.
+fn no_key(_: Thumbprint) -> Result<(), ProofError> {
+    panic!("no proof is looked at")
+}
+
 #[test]
 fn without_cnf_nothing_is_confirmed() {
     assert_eq!(Confirmation::read(None), Ok(Confirmation::default()));
@@ -90,7 +95,9 @@ fn cnf_without_an_understood_member_is_not_a_bearer_token() {
 fn a_certificate_bond_is_proven_by_the_peers_own_certificate_only() {
     let ours = Thumbprint::of(b"ours");
     let bound = Confirmation { certificate: Some(ours), key: None };
-    let prove = |peer: Option<PeerEvidence<'_>>| bound.prove(Scheme::Bearer, peer.as_ref(), NOW);
+    let prove = |peer: Option<PeerEvidence<'_>>| {
+        bound.prove(Scheme::Bearer, peer.as_ref(), NOW, no_key).map(|(binding, _)| binding)
+    };
     assert_eq!(prove(Some(peer(Some(ours)))), Ok(Binding { certificate: true, dpop: false }));
     assert_eq!(prove(None), Err(BindingError::CertificateAbsent));
     assert_eq!(prove(Some(peer(None))), Err(BindingError::CertificateAbsent));
@@ -104,7 +111,9 @@ fn a_certificate_that_is_not_valid_now_proves_no_bond() {
     let ours = certificate.thumbprint();
     let peer = PeerEvidence { certificate: Some(certificate), ..peer(Some(ours)) };
     let bound = Confirmation { certificate: Some(ours), key: None };
-    let prove = |now| bound.prove(Scheme::Bearer, Some(&peer), now).map(|bond| bond.certificate);
+    let prove = |now| {
+        bound.prove(Scheme::Bearer, Some(&peer), now, no_key).map(|(bond, _)| bond.certificate)
+    };
     let hour = std::time::Duration::from_secs(3600);
     let second = std::time::Duration::from_secs(1);
     let (first, last) = (testing::NOW.saturating_sub(hour), testing::NOW.saturating_add(hour));
@@ -115,16 +124,33 @@ fn a_certificate_that_is_not_valid_now_proves_no_bond() {
 }
 
 #[test]
-fn a_key_bond_is_not_supported_whatever_else_holds() {
+fn a_token_bound_to_a_key_is_no_bearer_token_whatever_else_holds() {
     let ours = Thumbprint::of(b"ours");
     let peer = peer(Some(ours));
     for certificate in [None, Some(ours)] {
         let bound = Confirmation { certificate, key: Some(print(RFC9449)) };
-        for scheme in [Scheme::Bearer, Scheme::Dpop] {
-            let refused = bound.prove(scheme, Some(&peer), NOW);
-            assert_eq!(refused, Err(BindingError::DpopNotSupported));
-        }
+        let refused = bound.prove(Scheme::Bearer, Some(&peer), NOW, no_key);
+        assert_eq!(refused, Err(BindingError::SchemeMismatch));
     }
+}
+
+#[test]
+fn every_member_is_proven_and_the_key_is_the_one_of_the_token() {
+    let (ours, other) = (Thumbprint::of(b"ours"), Thumbprint::of(b"other"));
+    let peer = peer(Some(ours));
+    let prove = |certificate, outcome| {
+        let bound = Confirmation { certificate, key: Some(print(RFC9449)) };
+        bound.prove(Scheme::Dpop, Some(&peer), NOW, |key| {
+            assert_eq!(key, print(RFC9449));
+            outcome
+        })
+    };
+    let dpop = |certificate| Ok((Binding { certificate, dpop: true }, Some(())));
+    assert_eq!(prove(None, Ok(())), dpop(false));
+    assert_eq!(prove(Some(ours), Ok(())), dpop(true));
+    assert_eq!(prove(Some(other), Ok(())), Err(BindingError::CertificateMismatch));
+    let refused = BindingError::Proof(ProofError::Signature);
+    assert_eq!(prove(Some(ours), Err(ProofError::Signature)), Err(refused));
 }
 
 #[test]
@@ -133,15 +159,16 @@ fn the_dpop_scheme_is_wrong_for_tokens_without_a_key() {
     let peer = peer(Some(ours));
     for certificate in [None, Some(ours)] {
         let bound = Confirmation { certificate, key: None };
-        let refused = bound.prove(Scheme::Dpop, Some(&peer), NOW);
+        let refused = bound.prove(Scheme::Dpop, Some(&peer), NOW, no_key);
         assert_eq!(refused, Err(BindingError::SchemeMismatch));
     }
 }
 
 #[test]
 fn an_unbound_token_is_a_bearer_token() {
-    let binding = Confirmation::default().prove(Scheme::Bearer, None, NOW).unwrap();
-    assert!(binding.is_none());
+    let bearer = Confirmation::default();
+    let (binding, proof) = bearer.prove(Scheme::Bearer, None, NOW, no_key).unwrap();
+    assert!(binding.is_none() && proof.is_none());
 }
 
 #[test]
@@ -150,7 +177,7 @@ fn each_error_has_its_reason() {
         (BindingError::CertificateAbsent, Reason::CertificateAbsent),
         (BindingError::CertificateMismatch, Reason::CertificateMismatch),
         (BindingError::CertificateNotValid, Reason::CertificateNotValid),
-        (BindingError::DpopNotSupported, Reason::DpopNotSupported),
+        (BindingError::Proof(ProofError::Missing), Reason::DpopProofMissing),
         (BindingError::Malformed, Reason::ConfirmationMalformed),
         (BindingError::NotUnderstood, Reason::ConfirmationNotUnderstood),
         (BindingError::SchemeMismatch, Reason::SchemeMismatch),
@@ -173,8 +200,10 @@ fn the_example_of_rfc_8705_is_proven_as_written_and_by_no_other_certificate() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let der = STANDARD.decode(RFC8705_CERTIFICATE).unwrap();
     let bound = Confirmation::read(Some(&json!({"x5t#S256": RFC8705_CNF}))).unwrap();
-    let prove =
-        |der: &[u8]| bound.prove(Scheme::Bearer, Some(&peer(Some(Thumbprint::of(der)))), NOW);
+    let prove = |der: &[u8]| {
+        let peer = peer(Some(Thumbprint::of(der)));
+        bound.prove(Scheme::Bearer, Some(&peer), NOW, no_key).map(|(binding, _)| binding)
+    };
     assert_eq!(prove(&der), Ok(Binding { certificate: true, dpop: false }));
     for at in 0..der.len() {
         let mut changed = der.clone();

@@ -5,7 +5,10 @@ use crate::{
     diagnostic::Spanned,
     evidence::PeerSources,
     policy::{
-        document::{BindingName, Documents, PolicyDocument, RuleDocument},
+        document::{
+            BindingName, Documents, NonceMode, OriginDocument, PolicyDocument, ReplayMode,
+            RuleDocument,
+        },
         tests::{
             at, compiled, deny, documents, issuer, mistakes, open, policy, text, texts,
             trust_domain,
@@ -199,10 +202,63 @@ fn patterns_of_undeclared_trust_domains_dangle() {
 }
 
 #[test]
-fn dpop_written_out_is_not_enforced_yet() {
+fn dpop_written_out_needs_an_origin() {
     let rule =
-        open("r").token(&["corp"], &[]).binding(&[BindingName::Certificate, BindingName::Dpop]);
-    is(&wrong_rule(rule), &[("binding", "`dpop` is not enforced by this version")]);
+        || open("r").token(&["corp"], &[]).binding(&[BindingName::Certificate, BindingName::Dpop]);
+    let needs = "`dpop` needs an `origin`: proofs name the URI that the client calls";
+    is(&wrong_rule(rule()), &[("binding", needs)]);
+    let with = |origin| PolicyDocument { origin: Some(origin), ..policy("p", vec![rule()]) };
+    let by_host =
+        |host: &str, origin: &str| with(OriginDocument::ByHost(vec![(text(host), text(origin))]));
+    is(&wrong_policy(with(OriginDocument::One(text("https://pay.example")))), &[]);
+    is(&wrong_policy(by_host("pay.example", "https://public.example")), &[]);
+    is(
+        &wrong_policy(by_host("x.example", "https://x.example")),
+        &[
+            ("x.example", "`x.example` is no host of this policy"),
+            ("binding", "`dpop` needs an `origin` for `pay.example`"),
+        ],
+    );
+    is(
+        &wrong_policy(by_host("*.example", "https://x.example/")),
+        &[
+            ("*.example", "an origin is for one host, written out"),
+            (
+                "https://x.example/",
+                "`https://x.example/` is no origin: an origin has no path, query or fragment: \
+                 the path is that of the request",
+            ),
+            ("binding", "`dpop` needs an `origin` for `pay.example`"),
+        ],
+    );
+}
+
+#[test]
+fn replay_and_nonce_are_terms_of_allow_rules_with_an_origin() {
+    let with = |rule: RuleDocument| {
+        let mut rule = rule.token(&["corp"], &[]);
+        let token = rule.token.as_mut().unwrap();
+        token.replay = Some(Spanned { value: ReplayMode::Observe, at: at("replay") });
+        token.nonce = Some(Spanned { value: NonceMode::Required, at: at("nonce") });
+        rule
+    };
+    let origin = || Some(OriginDocument::One(text("https://pay.example")));
+    let scoped = |rule| PolicyDocument { origin: origin(), ..policy("p", vec![rule]) };
+    is(&wrong_policy(scoped(with(open("r")))), &[]);
+    is(
+        &wrong_policy(scoped(with(deny("r")))),
+        &[
+            ("replay", "`replay` has no meaning in a deny rule"),
+            ("nonce", "`nonce` has no meaning in a deny rule"),
+        ],
+    );
+    is(
+        &wrong_rule(with(open("r"))),
+        &[
+            ("replay", "`replay` needs an `origin`: proofs name the URI that the client calls"),
+            ("nonce", "`nonce` needs an `origin`: proofs name the URI that the client calls"),
+        ],
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `token` and `audiences`: with which token.
 
+use std::sync::Arc;
+
 use crate::{
     diagnostic::Diagnostic,
     policy::{
@@ -8,7 +10,7 @@ use crate::{
             BindingName, Effect, IssuerDocument, PolicyDocument, RuleDocument, TokenDocument,
         },
         pattern::name,
-        rule::{Bindings, NamedIssuer, TokenPart},
+        rule::{Bindings, NamedIssuer, Origins, TokenPart},
     },
 };
 
@@ -68,11 +70,16 @@ impl Compiler<'_> {
         policy: &PolicyDocument,
         rule: &RuleDocument,
         token: &TokenDocument,
+        origins: Option<&Arc<Origins>>,
     ) -> TokenPart {
+        self.proof_terms(policy, rule, token);
         TokenPart {
             issuers: self.issuers(policy, token),
             scopes: self.list(token.scopes.as_deref(), name::scope).map(Into::into),
-            binding: self.binding(rule, token),
+            binding: self.binding(policy, rule, token),
+            origins: origins.map(Arc::clone),
+            replay: token.replay.as_ref().map(|replay| replay.value).unwrap_or_default(),
+            nonce: token.nonce.as_ref().map(|nonce| nonce.value).unwrap_or_default(),
         }
     }
 
@@ -111,7 +118,12 @@ impl Compiler<'_> {
         named.into()
     }
 
-    fn binding(&mut self, rule: &RuleDocument, token: &TokenDocument) -> Option<Bindings> {
+    fn binding(
+        &mut self,
+        policy: &PolicyDocument,
+        rule: &RuleDocument,
+        token: &TokenDocument,
+    ) -> Option<Bindings> {
         let Some(listed) = &token.binding else {
             if rule.effect == Effect::Allow {
                 self.needs_peer_trust(&token.at, "a bound token, which `token` asks for,");
@@ -133,12 +145,7 @@ impl Compiler<'_> {
                 }
                 BindingName::Dpop => {
                     bindings.dpop = true;
-                    self.report(
-                        Diagnostic::new(&binding.at, "`dpop` is not enforced by this version").help(
-                            "leave `binding` out for `[certificate, dpop]`, of which this version \
-                             accepts `certificate`",
-                        ),
-                    );
+                    self.needs_origin(policy, &binding.at, "`dpop`");
                 }
                 BindingName::None => bindings.none = true,
             }

@@ -7,10 +7,10 @@ use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     policy::{
         document::{
-            BindingName, Effect, FromDocument, PolicyDocument, RuleDocument, Text, ToDocument,
-            TokenDocument, UpstreamDocument,
+            BindingName, Effect, FromDocument, NonceMode, OriginDocument, PolicyDocument,
+            ReplayMode, RuleDocument, Text, ToDocument, TokenDocument, UpstreamDocument,
         },
-        yaml::Node,
+        yaml::{Node, Value},
     },
 };
 
@@ -22,12 +22,14 @@ pub(super) struct Spec {
     audiences: Option<Vec<Text>>,
     path_forms: Vec<Text>,
     case_insensitive: bool,
+    origin: Option<OriginDocument>,
     rules: Vec<RuleDocument>,
 }
 
 impl Spec {
     pub(super) fn named(self, name: Text, at: At) -> PolicyDocument {
-        let Self { workloads, hosts, audiences, path_forms, case_insensitive, rules } = self;
+        let Self { workloads, hosts, audiences, path_forms, case_insensitive, origin, rules } =
+            self;
         PolicyDocument {
             name,
             workloads,
@@ -35,6 +37,7 @@ impl Spec {
             audiences,
             path_forms,
             case_insensitive,
+            origin,
             rules,
             at,
         }
@@ -51,10 +54,9 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
     let audiences = fields.optional(decoder, "audiences", Decoder::texts);
     let path_forms = fields.optional(decoder, "pathForms", Decoder::texts);
     let case_insensitive = fields.optional(decoder, "caseInsensitive", Decoder::flag);
+    let origin = fields.optional(decoder, "origin", origin);
     let rules = fields.required(decoder, "rules", |decoder, node| decoder.list(node, rule));
-    for key in ["replaces", "origin"] {
-        fields.not_enforced(decoder, key);
-    }
+    fields.not_enforced(decoder, "replaces");
     fields.finish(decoder);
     let rules = rules?;
     names_are_unique(decoder, &rules);
@@ -64,8 +66,22 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
         audiences: audiences?,
         path_forms: path_forms?.unwrap_or_default(),
         case_insensitive: case_insensitive?.unwrap_or_default(),
+        origin: origin?,
         rules,
     })
+}
+
+/// One origin, or a map from hosts to origins.
+fn origin(decoder: &mut Decoder, node: &Node) -> Decoded<OriginDocument> {
+    if !matches!(node.value, Value::Map(_)) {
+        return decoder.text(node).map(OriginDocument::One);
+    }
+    let entries = decoder.entries(node)?;
+    let mut origins = Vec::with_capacity(entries.len());
+    for entry in entries {
+        origins.push((entry.key.clone(), decoder.text(&entry.node)?));
+    }
+    Ok(OriginDocument::ByHost(origins))
 }
 
 fn mode_is_enforced(decoder: &mut Decoder, node: &Node) {
@@ -111,9 +127,7 @@ fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
     let from = fields.optional(decoder, "from", from);
     let token = fields.optional(decoder, "token", token);
     let upstream = fields.optional(decoder, "upstream", upstream);
-    for key in ["when", "replay"] {
-        fields.not_enforced(decoder, key);
-    }
+    fields.not_enforced(decoder, "when");
     fields.finish(decoder);
     Ok(RuleDocument {
         name: name?,
@@ -174,20 +188,38 @@ fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
         ("dpop", BindingName::Dpop),
         ("none", BindingName::None),
     ];
+    const REPLAYS: [(&str, ReplayMode); 2] =
+        [("consume", ReplayMode::Consume), ("observe", ReplayMode::Observe)];
+    const NONCES: [(&str, NonceMode); 3] =
+        [("off", NonceMode::Off), ("on", NonceMode::On), ("required", NonceMode::Required)];
     let mut fields = decoder.map(node)?;
     let issuers = fields.required(decoder, "issuers", Decoder::texts);
     let scopes = fields.optional(decoder, "scopes", Decoder::texts);
     let binding = fields.optional(decoder, "binding", |decoder, node| {
-        decoder.list(node, |decoder, item| {
-            let value = decoder.word(item, &BINDINGS)?;
-            Ok(Spanned { value, at: item.at.clone() })
-        })
+        decoder.list(node, |decoder, item| word(decoder, item, &BINDINGS))
     });
-    for key in ["acr", "maxAge", "actor", "replay"] {
+    let replay = fields.optional(decoder, "replay", |decoder, node| word(decoder, node, &REPLAYS));
+    let nonce = fields.optional(decoder, "nonce", |decoder, node| word(decoder, node, &NONCES));
+    for key in ["acr", "maxAge", "actor"] {
         fields.not_enforced(decoder, key);
     }
     fields.finish(decoder);
-    Ok(TokenDocument { issuers: issuers?, scopes: scopes?, binding: binding?, at: node.at.clone() })
+    Ok(TokenDocument {
+        issuers: issuers?,
+        scopes: scopes?,
+        binding: binding?,
+        replay: replay?,
+        nonce: nonce?,
+        at: node.at.clone(),
+    })
+}
+
+fn word<T: Copy>(
+    decoder: &mut Decoder,
+    node: &Node,
+    words: &[(&'static str, T)],
+) -> Decoded<Spanned<T>> {
+    Ok(Spanned { value: decoder.word(node, words)?, at: node.at.clone() })
 }
 
 fn upstream(decoder: &mut Decoder, node: &Node) -> Decoded<UpstreamDocument> {

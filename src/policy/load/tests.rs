@@ -71,15 +71,16 @@ const WRONG_PARTS: &[Case] = &[
     ("[none]", "[certifcate]", 10, 67, "spec.rules[0].token.binding[0]", "expected `certificate`, `dpop` or `none`, found `certifcate`"),
     ("{name: payments}", "{name: payments, labels: {a: b}}", 3, 28, "metadata.labels", "unknown field `labels`"),
     ("  hosts:", "  mode: shdow\n  hosts:", 5, 9, "spec.mode", "expected `enforce`, found `shdow`"),
+    ("  hosts:", "  origin: [https://x]\n  hosts:", 5, 11, "spec.origin", "expected a text, found a list"),
+    ("issuers: [corp]", "replay: once, issuers: [corp]", 10, 21, "spec.rules[0].token.replay", "expected `consume` or `observe`, found `once`"),
+    ("issuers: [corp]", "nonce: true, issuers: [corp]", 10, 20, "spec.rules[0].token.nonce", "expected a text: `off`, `on` or `required`, found a boolean"),
     ("  hosts:", "  hosts: [a.example]\n  hosts:", 6, 3, "spec.hosts", "`hosts` is given twice"),
 ];
 
 #[rustfmt::skip]
 const NOT_ENFORCED: &[Unenforced] = &[
     ("  hosts:", "  replaces: x\n  hosts:", 5, 3, "spec.replaces"),
-    ("  hosts:", "  origin: https://x\n  hosts:", 5, 3, "spec.origin"),
     ("    token:", "    when: 'true'\n    token:", 10, 5, "spec.rules[0].when"),
-    ("    token:", "    replay: observe\n    token:", 10, 5, "spec.rules[0].replay"),
     ("    token:", "    from: {dns: [a], via: [b]}\n    token:", 10, 22, "spec.rules[0].from.via"),
     ("    token:", "    from: {dns: [a], subjects: [b]}\n    token:", 10, 22, "spec.rules[0].from.subjects"),
     ("    token:", "    from: {dns: [a], issuers: [b]}\n    token:", 10, 22, "spec.rules[0].from.issuers"),

@@ -9,7 +9,7 @@ use crate::{
         document::{BindingName, RuleDocument},
         tests::{
             BY_CERTIFICATE, BY_DPOP, UNBOUND, asked, compiled, decide, deny, get, nobody, open,
-            peer, policy, texts, token, token_for,
+            peer, policy, texts, token, token_for, with_origin,
         },
     },
     reason::Reason::{self, Allowed, ExplicitDeny},
@@ -142,13 +142,16 @@ fn a_token_is_judged_by_its_own_issuers_list() {
 
 #[test]
 fn binding_left_out_asks_for_certificate_or_dpop() {
+    let reason = |rule, principal: &Principal<'_>| {
+        decide(&compiled(vec![with_origin(rule)]), &get("/"), principal).0
+    };
     let rule = || open("r").token(&["corp"], &[]).binding(&[]);
     let with = |binding: Binding| by(Proof::Absent, token("corp", &[], binding));
     assert_eq!(reason(rule(), &with(UNBOUND)), Reason::TokenUnbound);
     assert_eq!(reason(rule(), &with(BY_CERTIFICATE)), Allowed);
     assert_eq!(reason(rule(), &with(BY_DPOP)), Allowed);
     let certificate = || rule().binding(&[BindingName::Certificate]);
-    assert_eq!(reason(certificate(), &with(BY_DPOP)), Reason::TokenUnbound);
+    assert_eq!(reason(certificate(), &with(BY_DPOP)), Reason::BindingNotAllowed);
     assert_eq!(reason(certificate(), &with(BY_CERTIFICATE)), Allowed);
     let none = || rule().binding(&[BindingName::None]);
     for binding in [UNBOUND, BY_CERTIFICATE, BY_DPOP] {

@@ -291,6 +291,7 @@ pub(in crate::policy) mod tests {
                     claims: claims.as_object().unwrap().clone(),
                 }),
                 binding: Binding::default(),
+                proof: None,
             }),
             refused_token: None,
         }

@@ -14,7 +14,9 @@ use crate::{
     credential::{
         Proof, Refetched, Verified,
         cache::TokenCache,
-        testing::{NOW, Signer, bearer, claims_with, document, evidence, jwks, text, trust_in},
+        testing::{
+            NOW, Signer, bearer, claims_with, document, evidence, jwks, proofs, text, trust_in,
+        },
         verify,
     },
     policy::Needs,
@@ -84,10 +86,10 @@ async fn check(issuer: &Arc<Issuer>, token: &str) -> Result<(), Reason> {
     let trust = trust_in(vec![Arc::clone(issuer)]);
     let (tokens, evidence) = (TokenCache::new(10), evidence(bearer(token), None));
     let needs = Needs { peer: false, token: true };
-    let mut verified = verify(&evidence, needs, &trust, &tokens, NOW, Refetched::No);
+    let mut verified = verify(&evidence, needs, &trust, &tokens, &proofs(), NOW, Refetched::No);
     if let Verified::KeyMissing(refetch) = verified {
         refetch.0.await;
-        verified = verify(&evidence, needs, &trust, &tokens, NOW, Refetched::Yes);
+        verified = verify(&evidence, needs, &trust, &tokens, &proofs(), NOW, Refetched::Yes);
     }
     match verified {
         Verified::Settled(principal) => match principal.token {

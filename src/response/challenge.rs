@@ -1,0 +1,186 @@
+//! Challenges (RFC 6750 §3, RFC 9449 §7.1): what a client is told about the credentials it should bring.
+//!
+//! Nothing of the request is ever in one.
+
+use std::borrow::Cow;
+
+use crate::{evidence::authorization::Scheme, policy::Offer, reason::Outcome};
+
+/// What a challenge says of credentials.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Challenge<'a> {
+    /// The scheme that the request used: an error is told in it.
+    pub used: Option<Scheme>,
+    /// Which credentials are taken here; where nothing is known, Bearer ones.
+    pub offer: Option<Offer>,
+    /// The algorithms of proofs, with spaces between them.
+    pub algorithms: &'a str,
+    /// The nonce that the client is to use.
+    pub nonce: Option<&'a str>,
+}
+
+impl Challenge<'_> {
+    /// Says whether nothing of it has to do with DPoP.
+    fn is_bearer(&self) -> bool {
+        self.used != Some(Scheme::Dpop) && self.offer.is_none_or(|offer| !offer.dpop)
+    }
+
+    /// Returns the value of `www-authenticate`, where there is one.
+    pub(super) fn text(&self, outcome: Outcome, scopes: &[Box<str>]) -> Option<Cow<'static, str>> {
+        match outcome {
+            Outcome::InvalidDpopProof | Outcome::UseDpopNonce => self.of_both(outcome, scopes),
+            Outcome::Unauthorized
+            | Outcome::InvalidToken
+            | Outcome::InvalidRequest
+            | Outcome::InsufficientScope
+                if !self.is_bearer() =>
+            {
+                self.of_both(outcome, scopes)
+            }
+            Outcome::Unauthorized
+            | Outcome::InvalidToken
+            | Outcome::InvalidRequest
+            | Outcome::InsufficientScope => of_bearer(outcome, scopes),
+            Outcome::BadRequest
+            | Outcome::Forbidden
+            | Outcome::TooLarge
+            | Outcome::HeadersTooLarge
+            | Outcome::Internal
+            | Outcome::Unavailable => None,
+        }
+    }
+
+    /// The scheme that was used is told the error; one that is taken besides is offered without: both to
+    /// who came with nothing, DPoP to who came with Bearer.
+    fn of_both(&self, outcome: Outcome, scopes: &[Box<str>]) -> Option<Cow<'static, str>> {
+        let used_dpop = self.used == Some(Scheme::Dpop);
+        let offer = self.offer.unwrap_or(Offer { bearer: !used_dpop, dpop: used_dpop });
+        let error = error(outcome, scopes);
+        let nothing = String::new;
+        let (bearer, dpop) = match outcome {
+            Outcome::Unauthorized | Outcome::InvalidRequest => {
+                (offer.bearer.then(|| error.clone()), offer.dpop.then_some(error))
+            }
+            Outcome::InvalidDpopProof | Outcome::UseDpopNonce => (None, Some(error)),
+            Outcome::InvalidToken | Outcome::InsufficientScope if used_dpop => (None, Some(error)),
+            Outcome::InvalidToken => (Some(error), offer.dpop.then(nothing)),
+            Outcome::InsufficientScope => (Some(error), None),
+            Outcome::BadRequest
+            | Outcome::Forbidden
+            | Outcome::TooLarge
+            | Outcome::HeadersTooLarge
+            | Outcome::Internal
+            | Outcome::Unavailable => return None,
+        };
+        let bearer = bearer.map(|error| format!(r#"Bearer realm="api"{error}"#));
+        let dpop = dpop.map(|error| {
+            format!(r#"DPoP realm="api"{error}, algs="{algorithms}""#, algorithms = self.algorithms)
+        });
+        // RFC 9110 §11.6.1: challenges in one header, with commas between them.
+        let both: Vec<String> = bearer.into_iter().chain(dpop).collect();
+        Some(both.join(", ").into())
+    }
+}
+
+/// Returns the parameters of an error, with a comma before each.
+fn error(outcome: Outcome, scopes: &[Box<str>]) -> String {
+    let code = match outcome {
+        Outcome::InvalidToken => "invalid_token",
+        Outcome::InvalidRequest => "invalid_request",
+        Outcome::InsufficientScope => "insufficient_scope",
+        Outcome::InvalidDpopProof => "invalid_dpop_proof",
+        Outcome::UseDpopNonce => "use_dpop_nonce",
+        // RFC 6750 §3.1: without a credential there is no error code.
+        Outcome::Unauthorized
+        | Outcome::BadRequest
+        | Outcome::Forbidden
+        | Outcome::TooLarge
+        | Outcome::HeadersTooLarge
+        | Outcome::Internal
+        | Outcome::Unavailable => return String::new(),
+    };
+    match (outcome, scopes) {
+        (Outcome::InsufficientScope, [_, ..]) => {
+            format!(r#", error="{code}", scope="{}""#, scopes.join(" "))
+        }
+        _ => format!(r#", error="{code}""#),
+    }
+}
+
+/// Returns the challenge of RFC 6750 §3.
+fn of_bearer(outcome: Outcome, scopes: &[Box<str>]) -> Option<Cow<'static, str>> {
+    // RFC 6750 §3: the scheme must be followed by at least one parameter, and without a credential
+    // there is no error code: so a realm.
+    let text = match outcome {
+        Outcome::Unauthorized => r#"Bearer realm="api""#,
+        Outcome::InvalidToken => r#"Bearer realm="api", error="invalid_token""#,
+        Outcome::InvalidRequest => r#"Bearer realm="api", error="invalid_request""#,
+        Outcome::InsufficientScope if scopes.is_empty() => {
+            r#"Bearer realm="api", error="insufficient_scope""#
+        }
+        Outcome::InsufficientScope => {
+            return Some(format!(r#"Bearer realm="api"{}"#, error(outcome, scopes)).into());
+        }
+        Outcome::InvalidDpopProof
+        | Outcome::UseDpopNonce
+        | Outcome::BadRequest
+        | Outcome::Forbidden
+        | Outcome::TooLarge
+        | Outcome::HeadersTooLarge
+        | Outcome::Internal
+        | Outcome::Unavailable => return None,
+    };
+    Some(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_credential_is_challenged_without_an_error_code() {
+        let challenge = Challenge::default().text(Outcome::Unauthorized, &[]).unwrap();
+        assert!(!challenge.contains("error"));
+        assert!(challenge.starts_with("Bearer realm="));
+    }
+
+    #[test]
+    fn missing_scopes_are_named_in_the_challenge() {
+        let scopes = ["a".into(), "b".into()];
+        let challenge = Challenge::default().text(Outcome::InsufficientScope, &scopes).unwrap();
+        assert_eq!(challenge, r#"Bearer realm="api", error="insufficient_scope", scope="a b""#);
+    }
+
+    /// What was used, what is offered, and the whole header.
+    type Situation = (Outcome, Option<Scheme>, (bool, bool), &'static str);
+
+    const BEARER: Option<Scheme> = Some(Scheme::Bearer);
+    const DPOP: Option<Scheme> = Some(Scheme::Dpop);
+
+    #[rustfmt::skip]
+    const SITUATIONS: &[Situation] = &[
+        (Outcome::Unauthorized, None, (true, false), r#"Bearer realm="api""#),
+        (Outcome::Unauthorized, None, (false, true), r#"DPoP realm="api", algs="ES256""#),
+        (Outcome::Unauthorized, None, (true, true), r#"Bearer realm="api", DPoP realm="api", algs="ES256""#),
+        (Outcome::InvalidRequest, None, (true, true), r#"Bearer realm="api", error="invalid_request", DPoP realm="api", error="invalid_request", algs="ES256""#),
+        (Outcome::InvalidToken, BEARER, (true, false), r#"Bearer realm="api", error="invalid_token""#),
+        (Outcome::InvalidToken, BEARER, (true, true), r#"Bearer realm="api", error="invalid_token", DPoP realm="api", algs="ES256""#),
+        (Outcome::InvalidToken, BEARER, (false, true), r#"Bearer realm="api", error="invalid_token", DPoP realm="api", algs="ES256""#),
+        (Outcome::InvalidToken, DPOP, (true, true), r#"DPoP realm="api", error="invalid_token", algs="ES256""#),
+        (Outcome::InvalidToken, DPOP, (true, false), r#"DPoP realm="api", error="invalid_token", algs="ES256""#),
+        (Outcome::InvalidDpopProof, DPOP, (true, true), r#"DPoP realm="api", error="invalid_dpop_proof", algs="ES256""#),
+        (Outcome::UseDpopNonce, DPOP, (false, true), r#"DPoP realm="api", error="use_dpop_nonce", algs="ES256""#),
+        (Outcome::InsufficientScope, BEARER, (true, true), r#"Bearer realm="api", error="insufficient_scope", scope="a""#),
+        (Outcome::InsufficientScope, DPOP, (true, true), r#"DPoP realm="api", error="insufficient_scope", scope="a", algs="ES256""#),
+    ];
+
+    #[test]
+    fn each_situation_has_its_challenge() {
+        for &(outcome, used, (bearer, dpop), expected) in SITUATIONS {
+            let offer = Some(Offer { bearer, dpop });
+            let challenge = Challenge { used, offer, algorithms: "ES256", nonce: None };
+            let text = challenge.text(outcome, &["a".into()]).unwrap();
+            assert_eq!(text, expected, "{outcome:?} {used:?} {offer:?}");
+        }
+    }
+}
