@@ -7,7 +7,9 @@ mod json;
 use time::OffsetDateTime;
 
 use self::json::Object;
-use crate::{clock::UnixTime, reason::Reason, telemetry::decision_id::DecisionId};
+use crate::{
+    clock::UnixTime, credential::actor::Actor, reason::Reason, telemetry::decision_id::DecisionId,
+};
 
 /// The longest text of a record. Longer ones are cut: what a client sends must not size our log.
 pub const MAX_TEXT_BYTES: usize = 1024;
@@ -128,6 +130,10 @@ impl TokenRecord<'_> {
         token.texts("scopes", self.scopes.iter().take(MAX_SCOPES).map(|scope| cut(scope)));
         token.text("jti", self.jti.map(cut));
         token.texts("binding", self.binding.iter().copied());
+        token.objects("actors", self.actors, |actor, object| {
+            object.text("sub", Some(cut(&actor.subject)));
+            object.text("iss", Some(cut(&actor.issuer)));
+        });
         token.end();
     }
 }
@@ -168,6 +174,8 @@ pub struct TokenRecord<'a> {
     pub jti: Option<&'a str>,
     /// What binds it, and held: `certificate`, `dpop`, `none`.
     pub binding: &'a [&'static str],
+    /// Who acts for the subject: the current actor first. A token has few.
+    pub actors: &'a [Actor],
 }
 
 /// The policy set of a record.
@@ -225,7 +233,7 @@ mod tests {
     };
 
     use super::{
-        DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
+        Actor, DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
     };
     use crate::{clock::UnixTime, reason::Reason, telemetry::decision_id::DecisionId};
 
@@ -254,7 +262,7 @@ mod tests {
         line
     }
 
-    fn full(scopes: &[String]) -> DecisionRecord<'_> {
+    fn full<'r>(scopes: &'r [String], actors: &'r [Actor]) -> DecisionRecord<'r> {
         let now = UnixTime::new(Duration::from_micros(1_763_724_499_000_042));
         DecisionRecord {
             rule: Some("payments/read"),
@@ -276,6 +284,7 @@ mod tests {
                 scopes,
                 jti: Some("1"),
                 binding: &["certificate"],
+                actors,
             }),
             policy: Some(PolicyRecord { generation: 7, hash: "abc", commit: Some("def") }),
             duration_us: 12,
@@ -283,10 +292,19 @@ mod tests {
         }
     }
 
+    fn actors() -> [Actor; 2] {
+        let actor = |subject: &str, issuer: &str| Actor {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+        };
+        [actor("web", "https://login.example/"), actor("app", "https://other.example")]
+    }
+
     #[test]
     fn a_record_reads_back_through_the_schema_with_every_field() {
         let scopes = ["payments:read".to_owned(), "x".to_owned()];
-        let record = full(&scopes);
+        let actors = actors();
+        let record = full(&scopes, &actors);
         let line = line(&record);
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         let message = read_back(&line);
@@ -311,6 +329,16 @@ mod tests {
         assert_eq!(text("token.jti"), "1");
         assert_eq!(field(&message, "token.scopes").as_list().unwrap().len(), 2);
         assert_eq!(field(&message, "token.binding").as_list().unwrap().len(), 1);
+        let chain = field(&message, "token.actors");
+        let chain: Vec<_> = chain
+            .as_list()
+            .unwrap()
+            .iter()
+            .map(|actor| actor.as_message().unwrap())
+            .map(|actor| (field(actor, "sub"), field(actor, "iss")))
+            .map(|(sub, iss)| format!("{} {}", sub.as_str().unwrap(), iss.as_str().unwrap()))
+            .collect();
+        assert_eq!(chain, ["web https://login.example/", "app https://other.example"]);
         assert_eq!(field(&message, "policy.generation").as_u64(), Some(7));
         assert_eq!(text("policy.hash"), "abc");
         assert_eq!(text("policy.commit"), "def");
@@ -345,7 +373,8 @@ mod tests {
     fn long_texts_and_many_scopes_are_cut() {
         let scopes = vec!["é".repeat(MAX_TEXT_BYTES); MAX_SCOPES + 1];
         let path = format!("/{}", "é".repeat(MAX_TEXT_BYTES));
-        let mut record = full(&scopes);
+        let actors = actors();
+        let mut record = full(&scopes, &actors);
         record.path = Some(&path);
         let message = read_back(&line(&record));
         // One byte, then whole characters of two: one byte stays free.
@@ -373,7 +402,8 @@ mod tests {
         #[test]
         fn any_text_is_one_printable_line_that_reads_back(text in any::<String>()) {
             let scopes = [text.clone()];
-            let mut record = full(&scopes);
+            let actors = actors();
+        let mut record = full(&scopes, &actors);
             record.path = Some(&text);
             let line = line(&record);
             let (end, line) = line.split_last().unwrap();
@@ -391,7 +421,7 @@ mod tests {
         let start = Instant::now();
         for _ in 0..1_000_000 {
             line.clear();
-            std::hint::black_box(full(&scopes)).append_to(&mut line);
+            std::hint::black_box(full(&scopes, &actors())).append_to(&mut line);
         }
         println!("{} ns, {} bytes", start.elapsed().as_nanos() / 1_000_000, line.len());
     }
