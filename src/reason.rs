@@ -269,13 +269,13 @@ reasons! {
     /// The token's actor (`act`) is a workload and not the peer.
     ActorNotPeer = "actor_not_peer", Binding, InvalidToken;
 
-    /// The rule asks for a token that somebody acts with, and this one names no actor.
+    /// The rule asks for a token with an actor (`act`), and this one has none.
     ActorRequired = "actor_required", Actor, Forbidden;
-    /// The rule asks for a token that nobody acts with for its subject, and this one names an actor.
+    /// The rule asks for a token without an actor (`act`), and this one has one.
     ActorForbidden = "actor_forbidden", Actor, Forbidden;
     /// The rule names actors, and the token's is none of them.
     ActorNotAllowed = "actor_not_allowed", Actor, Forbidden;
-    /// The token went through the hands of more actors than the rule allows.
+    /// The token's chain of actors is longer than the rule allows.
     DelegationTooDeep = "delegation_too_deep", Actor, Forbidden;
 
     /// The token lacks a scope the rule asks for.

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::{evidence::peer::PeerEvidence, identity::SpiffeId};
 
-    fn read_act(act: Value) -> Result<Vec<Actor>, ClaimsError> {
+    fn read_act(act: &Value) -> Result<Vec<Actor>, ClaimsError> {
         let Value::Object(claims) = json!({"iss": "https://login.example/", "act": act}) else {
             panic!()
         };
@@ -123,7 +123,7 @@ mod tests {
     fn the_current_actor_comes_first_and_its_issuer_is_the_tokens_unless_it_says() {
         let act = json!({"sub": "web", "act": {"sub": "app", "iss": "https://other.example"}});
         let other = Actor { issuer: "https://other.example".to_owned(), subject: "app".to_owned() };
-        assert_eq!(read_act(act).unwrap(), [actor("web"), other]);
+        assert_eq!(read_act(&act).unwrap(), [actor("web"), other]);
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
             "sub": "web", "exp": 0, "nbf": "never", "aud": [1], "scope": {"a": 1}, "cnf": 7,
             "may_act": {"sub": "admin"},
         });
-        assert_eq!(read_act(act).unwrap(), [actor("web")]);
+        assert_eq!(read_act(&act).unwrap(), [actor("web")]);
     }
 
     #[test]
@@ -161,16 +161,16 @@ mod tests {
             json!({"sub": "web", "iss": null}),
             json!({"sub": "web", "iss": 1}),
         ] {
-            assert_eq!(read_act(act.clone()), Err(ClaimsError::Invalid("act")), "{act}");
+            assert_eq!(read_act(&act), Err(ClaimsError::Invalid("act")), "{act}");
             let inner = json!({"sub": "web", "act": act});
-            assert_eq!(read_act(inner), Err(ClaimsError::Invalid("act")), "{act}");
+            assert_eq!(read_act(&inner), Err(ClaimsError::Invalid("act")), "{act}");
         }
     }
 
     #[test]
     fn the_chain_is_bounded() {
-        assert_eq!(read_act(nested(MAX_ACTORS)).unwrap().len(), MAX_ACTORS);
-        assert_eq!(read_act(nested(MAX_ACTORS + 1)), Err(ClaimsError::Invalid("act")));
+        assert_eq!(read_act(&nested(MAX_ACTORS)).unwrap().len(), MAX_ACTORS);
+        assert_eq!(read_act(&nested(MAX_ACTORS + 1)), Err(ClaimsError::Invalid("act")));
     }
 
     #[test]

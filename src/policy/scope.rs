@@ -15,6 +15,16 @@ pub enum ScopeGrammar {
     SmartOnFhir,
 }
 
+impl ScopeGrammar {
+    /// Reads a scope that implies others; `None` where it means nothing but itself.
+    fn smart(self, scope: &str) -> Option<SmartScope<'_>> {
+        match self {
+            Self::Exact => None,
+            Self::SmartOnFhir => SmartScope::parse(scope),
+        }
+    }
+}
+
 /// Says whether `held` is enough for `required`: what an allow rule asks.
 ///
 /// A SMART scope is held where every permission of it is, be it by several scopes: `.r` beside `.s` is `.rs`.
@@ -28,11 +38,8 @@ pub fn satisfies<'h>(
     required: &str,
 ) -> bool {
     let mut held = held.into_iter();
-    let required = match (grammar, SmartScope::parse(required)) {
-        (ScopeGrammar::SmartOnFhir, Some(required)) => required,
-        (ScopeGrammar::Exact, _) | (ScopeGrammar::SmartOnFhir, None) => {
-            return held.any(|held| held == required);
-        }
+    let Some(required) = grammar.smart(required) else {
+        return held.any(|held| held == required);
     };
     let mut missing = required.permissions;
     held.filter_map(SmartScope::parse).filter(|held| held.covers_resources_of(&required)).any(
@@ -55,11 +62,8 @@ pub fn overlaps<'h>(
     named: &str,
 ) -> bool {
     let mut held = held.into_iter();
-    let smart = match (grammar, SmartScope::parse(named)) {
-        (ScopeGrammar::SmartOnFhir, Some(smart)) => smart,
-        (ScopeGrammar::Exact, _) | (ScopeGrammar::SmartOnFhir, None) => {
-            return held.any(|held| held == named);
-        }
+    let Some(smart) = grammar.smart(named) else {
+        return held.any(|held| held == named);
     };
     held.any(|held| match SmartScope::parse(held) {
         Some(held) => held.overlaps(&smart),

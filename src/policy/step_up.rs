@@ -42,8 +42,8 @@ impl StepUp {
 mod tests {
     use super::*;
 
-    fn minutes(minutes: u64) -> Duration {
-        Duration::from_secs(minutes * 60)
+    const fn minutes(minutes: u64) -> Duration {
+        Duration::from_secs(minutes.saturating_mul(60))
     }
 
     #[test]

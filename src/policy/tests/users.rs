@@ -33,6 +33,7 @@ fn forbid(change: impl FnOnce(&mut TokenDocument)) -> RuleDocument {
     rule
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the part is optional")]
 fn actor(value: ActorDocument) -> Option<Spanned<ActorDocument>> {
     Some(Spanned { value, at: at("actor") })
 }
