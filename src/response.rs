@@ -25,7 +25,7 @@ use crate::{
 )]
 pub enum Answer<'a> {
     /// The policy allowed, and these headers go on or come off.
-    Allow(Permit<'a>, HeaderChanges),
+    Allow(Permit<'a>, HeaderChanges<'a>),
     /// Everything else.
     Deny(Refusal<'a>),
 }

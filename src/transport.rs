@@ -32,7 +32,7 @@ use crate::{
         dpop::{ProofVerifier, replay::ReplayStore},
     },
     evidence::{Evidence, certificate::CertificateCache},
-    identity::{SpiffeId, Thumbprint},
+    identity::SpiffeId,
     policy::Decision,
     reason::{Outcome, Reason},
     response::{self, Answer, CheckResponse, Label, Refusal},
@@ -229,12 +229,12 @@ impl Check<'_> {
             Verified::Settled(principal) => principal,
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
         };
+        let nonce;
         let known = Known { evidence: &evidence, principal: &principal, message, now };
         let decided = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
             Decision::Allow(permit) => self.allow(&permit, known).map(|changes| (permit, changes)),
             Decision::Deny(denial) => Err(denial),
         };
-        let nonce;
         let answer = match decided {
             Ok((permit, changes)) => Answer::Allow(permit, changes),
             Err(denial) => {
@@ -314,11 +314,9 @@ impl Check<'_> {
                 record.path = Some(&http.path.canonical);
             }
         }
-        let thumbprint = facts.peer().and_then(|peer| peer.thumbprint);
-        let thumbprint = thumbprint.map(Thumbprint::to_base64url);
         record.peer = facts.peer().map(|peer| PeerRecord {
             spiffe: peer.spiffe.map(SpiffeId::as_str),
-            thumbprint: thumbprint.as_deref(),
+            thumbprint: peer.thumbprint,
             verified_by: Some("envoy"),
         });
         record.token = facts.token().map(|(token, binding)| TokenRecord {

@@ -77,7 +77,7 @@ impl Compiler<'_> {
     }
 
     fn policy(&mut self, policy: &PolicyDocument) -> Scope {
-        if policy.workloads.is_none() && policy.hosts.is_none() {
+        if policy.workloads.is_none() && policy.hosts.is_none() && !policy.broken {
             self.report(
                 Diagnostic::new(&policy.at, "a policy names `workloads`, `hosts` or both")
                     .help("name the service called: `workloads: [\"spiffe://…\"]`"),
@@ -152,6 +152,9 @@ impl Compiler<'_> {
 
     /// A forgotten part must not open a service.
     fn check_public(&mut self, rule: &RuleDocument) {
+        if rule.broken {
+            return;
+        }
         let asks = rule.from.is_some() || rule.token.is_some();
         match (rule.effect, rule.public, asks) {
             (Effect::Allow, false, false) => self.report(

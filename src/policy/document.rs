@@ -166,6 +166,8 @@ pub struct PolicyDocument {
     pub origin: Option<OriginDocument>,
     /// `spec.rules`; not empty.
     pub rules: Vec<RuleDocument>,
+    /// Whether a field or a rule could not be read, which is reported: what it lacks then says nothing.
+    pub broken: bool,
     /// Where the document stands.
     pub at: At,
 }
@@ -187,6 +189,8 @@ pub struct RuleDocument {
     pub token: Option<TokenDocument>,
     /// `upstream`.
     pub upstream: Option<UpstreamDocument>,
+    /// Whether a part could not be read, which is reported: what the rule lacks then says nothing.
+    pub broken: bool,
     /// Where the rule stands.
     pub at: At,
 }

@@ -104,6 +104,7 @@ pub(super) fn policy(name: &str, rules: Vec<RuleDocument>) -> PolicyDocument {
         case_insensitive: false,
         origin: None,
         rules,
+        broken: false,
         at: at(name),
     }
 }
@@ -118,6 +119,7 @@ pub(super) fn open(name: &str) -> RuleDocument {
         from: None,
         token: None,
         upstream: None,
+        broken: false,
         at: at(name),
     }
 }

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 
 use self::json::Object;
 use crate::{
-    clock::UnixTime, credential::actor::Actor, reason::Reason, telemetry::decision_id::DecisionId,
+    clock::UnixTime, credential::actor::Actor, identity::Thumbprint, reason::Reason,
+    telemetry::decision_id::DecisionId,
 };
 
 /// The longest text of a record. Longer ones are cut: what a client sends must not size our log.
@@ -115,7 +116,9 @@ impl PeerRecord<'_> {
     fn append_to(&self, record: &mut Object<'_>) {
         let mut peer = record.object("peer");
         peer.text("spiffe", self.spiffe.map(cut));
-        peer.text("thumbprint", self.thumbprint);
+        if let Some(thumbprint) = self.thumbprint {
+            peer.plain("thumbprint", &thumbprint.base64url());
+        }
         peer.text("verified_by", self.verified_by);
         peer.end();
     }
@@ -153,8 +156,8 @@ impl PolicyRecord<'_> {
 pub struct PeerRecord<'a> {
     /// Its SPIFFE ID.
     pub spiffe: Option<&'a str>,
-    /// SHA-256 of its certificate, base64url without padding.
-    pub thumbprint: Option<&'a str>,
+    /// SHA-256 of its certificate; written as base64url without padding.
+    pub thumbprint: Option<Thumbprint>,
     /// Who verified the certificate's chain: `envoy`.
     pub verified_by: Option<&'a str>,
 }
@@ -235,7 +238,9 @@ mod tests {
     use super::{
         Actor, DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
     };
-    use crate::{clock::UnixTime, reason::Reason, telemetry::decision_id::DecisionId};
+    use crate::{
+        clock::UnixTime, identity::Thumbprint, reason::Reason, telemetry::decision_id::DecisionId,
+    };
 
     const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -274,7 +279,7 @@ mod tests {
             caller: Some("spiffe://prod.example/ns/payments/sa/envoy"),
             peer: Some(PeerRecord {
                 spiffe: Some("spiffe://prod.example/ns/checkout/sa/web"),
-                thumbprint: Some("bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"),
+                thumbprint: Some(Thumbprint::of(b"abc")),
                 verified_by: Some("envoy"),
             }),
             token: Some(TokenRecord {
@@ -322,7 +327,7 @@ mod tests {
         assert_eq!(text("caller"), "spiffe://prod.example/ns/payments/sa/envoy");
         assert_eq!(text("peer.spiffe"), "spiffe://prod.example/ns/checkout/sa/web");
         assert_eq!(text("peer.verified_by"), "envoy");
-        assert!(text("peer.thumbprint").starts_with("bwcK"));
+        assert_eq!(text("peer.thumbprint"), "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");
         assert_eq!(text("token.issuer"), "corp");
         assert_eq!(text("token.sub"), "alice");
         assert_eq!(text("token.client_id"), "web");

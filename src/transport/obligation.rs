@@ -26,11 +26,11 @@ pub(super) struct Known<'a> {
 
 impl Check<'_> {
     /// Does what an allow depends on: first what may fail without a trace, last what uses a proof up.
-    pub(super) fn allow<'s>(
-        &self,
+    pub(super) fn allow<'k, 's: 'k>(
+        &'k self,
         permit: &Permit<'s>,
-        known: Known<'_>,
-    ) -> Result<HeaderChanges, Denial<'s>> {
+        known: Known<'k>,
+    ) -> Result<HeaderChanges<'k>, Denial<'s>> {
         let Known { evidence, principal, .. } = known;
         let mut changes = permit.upstream(evidence, principal, self.id.as_str())?;
         if let Some(obligation) = permit.obligation(principal) {

@@ -21,7 +21,7 @@ impl Compiler<'_> {
         let tokens: Vec<&TokenDocument> =
             policy.rules.iter().filter_map(|rule| rule.token.as_ref()).collect();
         let Some(audiences) = &policy.audiences else {
-            if let Some(token) = tokens.first() {
+            if let (Some(token), false) = (tokens.first(), policy.broken) {
                 self.report(
                     Diagnostic::new(&token.at, "a policy with a `token` part needs `audiences`").help(
                         "write into the policy's `spec` which audience this service is, such as \
@@ -33,7 +33,8 @@ impl Compiler<'_> {
         };
         self.unique(audiences);
         if tokens.is_empty() {
-            if let Some(audience) = audiences.first() {
+            let is_whole = !policy.broken && policy.rules.iter().all(|rule| !rule.broken);
+            if let (Some(audience), true) = (audiences.first(), is_whole) {
                 self.wrong(
                     &audience.at,
                     "`audiences` has no meaning where no rule has a `token` part",

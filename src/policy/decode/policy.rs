@@ -33,12 +33,30 @@ pub(super) struct Spec {
     case_insensitive: bool,
     origin: Option<OriginDocument>,
     rules: Vec<RuleDocument>,
+    broken: bool,
+}
+
+/// Returns what could be read of a part whose mistake is reported, so that what is wrong elsewhere comes out
+/// of the same run.
+fn salvage<T: Default>(part: Decoded<T>, broken: &mut bool) -> T {
+    part.unwrap_or_else(|Broken| {
+        *broken = true;
+        T::default()
+    })
 }
 
 impl Spec {
     pub(super) fn named(self, name: Text, at: At) -> PolicyDocument {
-        let Self { workloads, hosts, audiences, path_forms, case_insensitive, origin, rules } =
-            self;
+        let Self {
+            workloads,
+            hosts,
+            audiences,
+            path_forms,
+            case_insensitive,
+            origin,
+            rules,
+            broken,
+        } = self;
         PolicyDocument {
             name,
             workloads,
@@ -48,6 +66,7 @@ impl Spec {
             case_insensitive,
             origin,
             rules,
+            broken,
             at,
         }
     }
@@ -64,19 +83,26 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
     let path_forms = fields.optional(decoder, "pathForms", Decoder::texts);
     let case_insensitive = fields.optional(decoder, "caseInsensitive", Decoder::flag);
     let origin = fields.optional(decoder, "origin", origin);
-    let rules = fields.required(decoder, "rules", |decoder, node| decoder.list(node, rule));
+    let mut broken = false;
+    let rules = fields.required(decoder, "rules", |decoder, node| {
+        let rules = decoder.list(node, rule)?;
+        // Those that could not be read are left out.
+        broken = matches!(&node.value, Value::List(items) if items.len() != rules.len());
+        Ok(rules)
+    });
     fields.not_enforced(decoder, "replaces");
     fields.finish(decoder);
     let rules = rules?;
     names_are_unique(decoder, &rules);
     Ok(Spec {
-        workloads: workloads?,
-        hosts: hosts?,
-        audiences: audiences?,
-        path_forms: path_forms?.unwrap_or_default(),
-        case_insensitive: case_insensitive?.unwrap_or_default(),
-        origin: origin?,
+        workloads: salvage(workloads, &mut broken),
+        hosts: salvage(hosts, &mut broken),
+        audiences: salvage(audiences, &mut broken),
+        path_forms: salvage(path_forms, &mut broken).unwrap_or_default(),
+        case_insensitive: salvage(case_insensitive, &mut broken).unwrap_or_default(),
+        origin: salvage(origin, &mut broken),
         rules,
+        broken,
     })
 }
 
@@ -132,25 +158,28 @@ fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
     });
     let effect = fields.optional(decoder, "effect", |decoder, node| decoder.word(node, &EFFECTS));
     let public = fields.optional(decoder, "public", Decoder::flag);
-    let to = fields.optional(decoder, "to", to);
+    let mut broken = false;
+    let to = fields.optional(decoder, "to", |decoder, node| to(decoder, node, &mut broken));
     let from = fields.optional(decoder, "from", from);
-    let token = fields.optional(decoder, "token", token);
+    let token =
+        fields.optional(decoder, "token", |decoder, node| token(decoder, node, &mut broken));
     let upstream = fields.optional(decoder, "upstream", upstream);
     fields.not_enforced(decoder, "when");
     fields.finish(decoder);
     Ok(RuleDocument {
         name: name?,
-        effect: effect?.unwrap_or_default(),
-        public: public?.unwrap_or_default(),
-        to: to?,
-        from: from?,
-        token: token?,
-        upstream: upstream?,
+        effect: salvage(effect, &mut broken).unwrap_or_default(),
+        public: salvage(public, &mut broken).unwrap_or_default(),
+        to: salvage(to, &mut broken),
+        from: salvage(from, &mut broken),
+        token: salvage(token, &mut broken),
+        upstream: salvage(upstream, &mut broken),
+        broken,
         at: node.at.clone(),
     })
 }
 
-fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
+fn to(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<ToDocument> {
     let mut fields = decoder.map(node)?;
     let methods = fields.optional(decoder, "methods", Decoder::texts);
     let paths = fields.optional(decoder, "paths", Decoder::texts);
@@ -164,11 +193,11 @@ fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
     });
     fields.finish(decoder);
     Ok(ToDocument {
-        methods: methods?,
-        paths: paths?,
-        upgrades: upgrades?,
-        preflight: preflight?.unwrap_or_default(),
-        tcp: tcp?,
+        methods: salvage(methods, broken),
+        paths: salvage(paths, broken),
+        upgrades: salvage(upgrades, broken),
+        preflight: salvage(preflight, broken).unwrap_or_default(),
+        tcp: salvage(tcp, broken),
         at: node.at.clone(),
     })
 }
@@ -191,7 +220,7 @@ fn from(decoder: &mut Decoder, node: &Node) -> Decoded<FromDocument> {
     Ok(FromDocument { spiffe: spiffe?, dns: dns?, thumbprints: thumbprints?, at: node.at.clone() })
 }
 
-fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
+fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<TokenDocument> {
     const BINDINGS: [(&str, BindingName); 3] = [
         ("certificate", BindingName::Certificate),
         ("dpop", BindingName::Dpop),
@@ -219,13 +248,13 @@ fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
     fields.finish(decoder);
     Ok(TokenDocument {
         issuers: issuers?,
-        scopes: scopes?,
+        scopes: salvage(scopes, broken),
         binding: binding?,
         replay: replay?,
         nonce: nonce?,
-        acr: acr?,
-        max_age: max_age?,
-        actor: actor?,
+        acr: salvage(acr, broken),
+        max_age: salvage(max_age, broken),
+        actor: salvage(actor, broken),
         at: node.at.clone(),
     })
 }
