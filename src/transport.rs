@@ -326,6 +326,7 @@ impl Check<'_> {
             scopes: &token.scopes,
             jti: token.id.as_deref(),
             binding,
+            actors: &token.actors,
         });
         self.context.records.push(&record)
     }

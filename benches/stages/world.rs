@@ -258,6 +258,7 @@ impl Asked {
                 scopes: &bound.token.scopes,
                 jti: bound.token.id.as_deref(),
                 binding: &["certificate"],
+                actors: &bound.token.actors,
             });
         }
         record

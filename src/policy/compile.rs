@@ -5,6 +5,7 @@ mod origin;
 mod to;
 mod token;
 mod upstream;
+mod user;
 
 use std::{collections::HashSet, sync::Arc};
 

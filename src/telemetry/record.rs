@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 
 use self::json::Object;
 use crate::{
-    clock::UnixTime, identity::Thumbprint, reason::Reason, telemetry::decision_id::DecisionId,
+    clock::UnixTime, credential::actor::Actor, identity::Thumbprint, reason::Reason,
+    telemetry::decision_id::DecisionId,
 };
 
 /// The longest text of a record. Longer ones are cut: what a client sends must not size our log.
@@ -132,6 +133,10 @@ impl TokenRecord<'_> {
         token.texts("scopes", self.scopes.iter().take(MAX_SCOPES).map(|scope| cut(scope)));
         token.text("jti", self.jti.map(cut));
         token.texts("binding", self.binding.iter().copied());
+        token.objects("actors", self.actors, |actor, object| {
+            object.text("sub", Some(cut(&actor.subject)));
+            object.text("iss", Some(cut(&actor.issuer)));
+        });
         token.end();
     }
 }
@@ -172,6 +177,8 @@ pub struct TokenRecord<'a> {
     pub jti: Option<&'a str>,
     /// What binds it, and held: `certificate`, `dpop`, `none`.
     pub binding: &'a [&'static str],
+    /// Who acts for the subject: the current actor first. A token has few.
+    pub actors: &'a [Actor],
 }
 
 /// The policy set of a record.
@@ -229,7 +236,7 @@ mod tests {
     };
 
     use super::{
-        DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
+        Actor, DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
     };
     use crate::{
         clock::UnixTime, identity::Thumbprint, reason::Reason, telemetry::decision_id::DecisionId,
@@ -260,7 +267,7 @@ mod tests {
         line
     }
 
-    fn full(scopes: &[String]) -> DecisionRecord<'_> {
+    fn full<'r>(scopes: &'r [String], actors: &'r [Actor]) -> DecisionRecord<'r> {
         let now = UnixTime::new(Duration::from_micros(1_763_724_499_000_042));
         DecisionRecord {
             rule: Some("payments/read"),
@@ -282,6 +289,7 @@ mod tests {
                 scopes,
                 jti: Some("1"),
                 binding: &["certificate"],
+                actors,
             }),
             policy: Some(PolicyRecord { generation: 7, hash: "abc", commit: Some("def") }),
             duration_us: 12,
@@ -289,10 +297,19 @@ mod tests {
         }
     }
 
+    fn actors() -> [Actor; 2] {
+        let actor = |subject: &str, issuer: &str| Actor {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+        };
+        [actor("web", "https://login.example/"), actor("app", "https://other.example")]
+    }
+
     #[test]
     fn a_record_reads_back_through_the_schema_with_every_field() {
         let scopes = ["payments:read".to_owned(), "x".to_owned()];
-        let record = full(&scopes);
+        let actors = actors();
+        let record = full(&scopes, &actors);
         let line = line(&record);
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         let message = read_back(&line);
@@ -317,6 +334,16 @@ mod tests {
         assert_eq!(text("token.jti"), "1");
         assert_eq!(field(&message, "token.scopes").as_list().unwrap().len(), 2);
         assert_eq!(field(&message, "token.binding").as_list().unwrap().len(), 1);
+        let chain = field(&message, "token.actors");
+        let chain: Vec<_> = chain
+            .as_list()
+            .unwrap()
+            .iter()
+            .map(|actor| actor.as_message().unwrap())
+            .map(|actor| (field(actor, "sub"), field(actor, "iss")))
+            .map(|(sub, iss)| format!("{} {}", sub.as_str().unwrap(), iss.as_str().unwrap()))
+            .collect();
+        assert_eq!(chain, ["web https://login.example/", "app https://other.example"]);
         assert_eq!(field(&message, "policy.generation").as_u64(), Some(7));
         assert_eq!(text("policy.hash"), "abc");
         assert_eq!(text("policy.commit"), "def");
@@ -351,7 +378,8 @@ mod tests {
     fn long_texts_and_many_scopes_are_cut() {
         let scopes = vec!["é".repeat(MAX_TEXT_BYTES); MAX_SCOPES + 1];
         let path = format!("/{}", "é".repeat(MAX_TEXT_BYTES));
-        let mut record = full(&scopes);
+        let actors = actors();
+        let mut record = full(&scopes, &actors);
         record.path = Some(&path);
         let message = read_back(&line(&record));
         // One byte, then whole characters of two: one byte stays free.
@@ -379,7 +407,8 @@ mod tests {
         #[test]
         fn any_text_is_one_printable_line_that_reads_back(text in any::<String>()) {
             let scopes = [text.clone()];
-            let mut record = full(&scopes);
+            let actors = actors();
+        let mut record = full(&scopes, &actors);
             record.path = Some(&text);
             let line = line(&record);
             let (end, line) = line.split_last().unwrap();

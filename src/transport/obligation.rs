@@ -87,6 +87,7 @@ impl Context {
                 offer: Some(denial.offer(http.map_or("", |http| &*http.host))),
                 algorithms: self.proofs.offered(),
                 nonce,
+                step_up: denial.step_up(),
             },
         }
     }

@@ -1,18 +1,27 @@
 //! `Policy.spec`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{Broken, Decoded, Decoder, document::checked_name};
 use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     policy::{
         document::{
-            BindingName, Effect, FromDocument, NonceMode, OriginDocument, PolicyDocument,
-            ReplayMode, RuleDocument, Text, ToDocument, TokenDocument, UpstreamDocument,
+            ActorDocument, ActorNameDocument, BindingName, Effect, FromDocument, NonceMode,
+            OriginDocument, PolicyDocument, ReplayMode, RuleDocument, Text, ToDocument,
+            TokenDocument, UpstreamDocument,
         },
         yaml::{Node, Value},
     },
 };
+
+/// A user cannot have authenticated less than a second ago (`max_age` of RFC 9470 §3 has whole seconds);
+/// beyond a year nobody asks.
+const MAX_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 60 * 60);
+
+/// As many actors as a token may have.
+const MAX_DEPTH: RangeInclusive<u64> = 1..=8;
 
 /// A Policy without its name.
 #[derive(Debug)]
@@ -229,9 +238,13 @@ fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<Token
     });
     let replay = fields.optional(decoder, "replay", |decoder, node| word(decoder, node, &REPLAYS));
     let nonce = fields.optional(decoder, "nonce", |decoder, node| word(decoder, node, &NONCES));
-    for key in ["acr", "maxAge", "actor"] {
-        fields.not_enforced(decoder, key);
-    }
+    let acr = fields.optional(decoder, "acr", Decoder::texts);
+    let max_age = fields.optional(decoder, "maxAge", |decoder, node| {
+        Ok(Spanned { value: decoder.duration(node, &MAX_AGE)?, at: node.at.clone() })
+    });
+    let actor = fields.optional(decoder, "actor", |decoder, node| {
+        Ok(Spanned { value: actor(decoder, node)?, at: node.at.clone() })
+    });
     fields.finish(decoder);
     Ok(TokenDocument {
         issuers: issuers?,
@@ -239,8 +252,43 @@ fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<Token
         binding: binding?,
         replay: replay?,
         nonce: nonce?,
+        acr: salvage(acr, broken),
+        max_age: salvage(max_age, broken),
+        actor: salvage(actor, broken),
         at: node.at.clone(),
     })
+}
+
+/// `none`, `any`, or what the actor must be.
+fn actor(decoder: &mut Decoder, node: &Node) -> Decoded<ActorDocument> {
+    const WORDS: [(&str, bool); 2] = [("none", false), ("any", true)];
+    if !matches!(node.value, Value::Map(_)) {
+        let any = decoder.word(node, &WORDS)?;
+        return Ok(if any { ActorDocument::Any } else { ActorDocument::None });
+    }
+    let mut fields = decoder.map(node)?;
+    let subjects =
+        fields.optional(decoder, "subjects", |decoder, node| decoder.list(node, actor_name));
+    let max_depth = fields.optional(decoder, "maxDepth", |decoder, node| {
+        let depth = decoder.integer(node, &MAX_DEPTH)?;
+        let value = usize::try_from(depth).map_err(|_error| Broken)?;
+        Ok(Spanned { value, at: node.at.clone() })
+    });
+    fields.finish(decoder);
+    Ok(ActorDocument::Map { subjects: subjects?, max_depth: max_depth? })
+}
+
+/// A `sub`, or `sub` and `iss`.
+fn actor_name(decoder: &mut Decoder, node: &Node) -> Decoded<ActorNameDocument> {
+    if !matches!(node.value, Value::Map(_)) {
+        let subject = decoder.text(node)?;
+        return Ok(ActorNameDocument { subject, issuer: None });
+    }
+    let mut fields = decoder.map(node)?;
+    let subject = fields.required(decoder, "sub", Decoder::text);
+    let issuer = fields.optional(decoder, "iss", Decoder::text);
+    fields.finish(decoder);
+    Ok(ActorNameDocument { subject: subject?, issuer: issuer? })
 }
 
 fn word<T: Copy>(
