@@ -140,8 +140,9 @@ fn main() -> anyhow::Result<()> {
 /// Starts both servers, proves that they answer as they must, and measures them in turn.
 async fn measure(options: &Options) -> anyhow::Result<Report> {
     let scratch = tempfile::tempdir()?;
-    let policies = scratch.path().join("policies");
-    std::fs::create_dir(&policies)?;
+    // A folder down: the one that holds the policy directory is watched, and no place for a log.
+    let policies = scratch.path().join("mount/policies");
+    std::fs::create_dir_all(&policies)?;
     let corpus = Corpus::create(&policies, options.rules.try_into()?)?;
     let mut servers = [
         match options.subject {

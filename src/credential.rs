@@ -1,5 +1,6 @@
 //! What of the evidence is proven: evidence and keys in, [`Principal`] out.
 
+pub mod actor;
 pub mod binding;
 pub mod cache;
 pub mod claims;
@@ -9,7 +10,7 @@ pub mod peer;
 pub(crate) mod testing;
 pub mod token;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::UnixTime,
@@ -69,6 +70,21 @@ pub struct BoundToken {
     pub binding: Binding,
     /// The proof; there whenever the token is bound to a DPoP key.
     pub proof: Option<Box<VerifiedProof>>,
+    /// How long ago the user authenticated (`auth_time`), where the token tells; zero within the leeway of
+    /// clocks.
+    pub authentication_age: Option<Duration>,
+}
+
+impl BoundToken {
+    fn new(
+        token: Arc<AccessToken>,
+        binding: Binding,
+        proof: Option<Box<VerifiedProof>>,
+        now: UnixTime,
+    ) -> Self {
+        let authentication_age = token.authenticated.map(|since| now.saturating_since(since));
+        Self { token, binding, proof, authentication_age }
+    }
 }
 
 /// The outcome of [`verify`].
@@ -130,7 +146,10 @@ pub fn verify<'e>(
             proofs.verify(presented, Call { method, path, token: hash, key }, now).map(Box::new)
         };
         match token.confirmation.prove(scheme, evidence.peer.as_ref(), now, prove_key) {
-            Ok((binding, proof)) => Ok(BoundToken { token, binding, proof }),
+            Ok((binding, proof)) => match actor::check_peer(&token.actors, &principal.peer) {
+                Ok(()) => Ok(BoundToken::new(token, binding, proof, now)),
+                Err(error) => Err(Refusal::of(token, error)),
+            },
             Err(error) => Err(Refusal::of(token, error)),
         }
     });
@@ -230,8 +249,8 @@ fn verify_signed<'t>(
         Found::Unknown => return Err(missing(TokenError::KeyUnknown)),
         Found::Unfit => return Err(refused(TokenError::KeyUnknown)),
     };
-    let profile = issuer.document.profile;
-    let (token, bindable) = AccessToken::read(Arc::clone(issuer.name()), profile, claims)?;
+    let name = Arc::clone(issuer.name());
+    let (token, bindable) = AccessToken::read(name, &issuer.document, claims)?;
     let token = Arc::new(token);
     let checked = token
         .check_times(&issuer.document, now)

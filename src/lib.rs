@@ -26,6 +26,10 @@
 //!
 //! What is cached is verified claims and parsed certificates, never a decision or a binding.
 //!
+//! Beside the way: [`identity`] (SPIFFE IDs and thumbprints), [`reason`] (the closed set of codes that say why),
+//! [`diagnostic`] (what is wrong in a file, and where), [`config`] (the process's settings, which are not policy),
+//! [`clock`] (the only source of time) and [`json`] (JSON from outside, read strictly).
+//!
 //! Checks run on one current-thread runtime per core (`transport::server`); fetching, reloading and
 //! administration on a background runtime of their own. [`app`] puts it together; [`cli`] is the outside.
 

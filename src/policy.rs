@@ -6,12 +6,15 @@ pub mod candidates;
 pub mod compile;
 pub mod decision;
 pub mod decode;
+mod delegation;
 pub mod document;
 pub mod evaluate;
 pub mod index;
 pub mod load;
 pub mod pattern;
 pub mod rule;
+pub mod scope;
+pub mod step_up;
 pub mod upstream;
 pub mod yaml;
 
@@ -22,6 +25,7 @@ pub use candidates::Candidates;
 pub use decision::{Decision, Denial, Obligation, Observer, Offer, Permit, Verdict};
 pub use index::PolicySet;
 pub use rule::Rule;
+pub use step_up::StepUp;
 
 /// What the candidate rules need to have verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,8 +19,12 @@ pub enum Stage {
     Token,
     /// The bond between token and caller.
     Binding,
+    /// Who acts for the token's subject.
+    Actor,
     /// The token's scopes.
     Scopes,
+    /// How the user authenticated.
+    StepUp,
     /// Everything a rule asks held.
     Held,
 }
@@ -42,6 +46,8 @@ pub enum Outcome {
     InvalidDpopProof,
     /// 401 `use_dpop_nonce`, with a nonce (RFC 9449 §9).
     UseDpopNonce,
+    /// 401 `insufficient_user_authentication` (RFC 9470 §3).
+    InsufficientAuthentication,
     /// 403 `insufficient_scope`.
     InsufficientScope,
     /// 403, no challenge.
@@ -65,6 +71,7 @@ impl Outcome {
             Self::Unauthorized
             | Self::InvalidToken
             | Self::InvalidDpopProof
+            | Self::InsufficientAuthentication
             | Self::UseDpopNonce => 401,
             Self::InsufficientScope | Self::Forbidden => 403,
             Self::TooLarge => 413,
@@ -261,8 +268,24 @@ reasons! {
     /// The token is bound in another way than the rule lists.
     BindingNotAllowed = "binding_not_allowed", Binding, InvalidToken;
 
+    /// The token's actor (`act`) is a workload and not the peer.
+    ActorNotPeer = "actor_not_peer", Binding, InvalidToken;
+
+    /// The rule asks for a token with an actor (`act`), and this one has none.
+    ActorRequired = "actor_required", Actor, Forbidden;
+    /// The rule asks for a token without an actor (`act`), and this one has one.
+    ActorForbidden = "actor_forbidden", Actor, Forbidden;
+    /// The rule names actors, and the token's is none of them.
+    ActorNotAllowed = "actor_not_allowed", Actor, Forbidden;
+    /// The token's chain of actors is longer than the rule allows.
+    DelegationTooDeep = "delegation_too_deep", Actor, Forbidden;
+
     /// The token lacks a scope the rule asks for.
     ScopeMissing = "scope_missing", Scopes, InsufficientScope;
+    /// The user did not authenticate in a way (`acr`) that the rule lists, or the token does not tell.
+    AuthenticationTooWeak = "authentication_too_weak", StepUp, InsufficientAuthentication;
+    /// The user authenticated (`auth_time`) longer ago than the rule allows, or the token does not tell.
+    AuthenticationTooOld = "authentication_too_old", StepUp, InsufficientAuthentication;
     /// A value for an upstream header is not visible ASCII or too long.
     UpstreamHeaderInvalid = "upstream_header_invalid", Scopes, Forbidden;
 }

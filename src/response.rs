@@ -25,7 +25,7 @@ use crate::{
 )]
 pub enum Answer<'a> {
     /// The policy allowed, and these headers go on or come off.
-    Allow(Permit<'a>, HeaderChanges),
+    Allow(Permit<'a>, HeaderChanges<'a>),
     /// Everything else.
     Deny(Refusal<'a>),
 }
@@ -49,7 +49,8 @@ impl Refusal<'_> {
     /// Returns a denial that no rule took part in.
     #[must_use]
     pub const fn without_rule(reason: Reason) -> Self {
-        let challenge = Challenge { used: None, offer: None, algorithms: "", nonce: None };
+        let challenge =
+            Challenge { used: None, offer: None, algorithms: "", nonce: None, step_up: None };
         Self { reason, rule: None, scopes: &[], grpc: false, challenge }
     }
 }
@@ -128,6 +129,7 @@ const fn code(outcome: Outcome) -> u8 {
         Outcome::Unauthorized
         | Outcome::InvalidToken
         | Outcome::InvalidDpopProof
+        | Outcome::InsufficientAuthentication
         | Outcome::UseDpopNonce => CODE_UNAUTHENTICATED,
         Outcome::InsufficientScope | Outcome::Forbidden => CODE_PERMISSION_DENIED,
         Outcome::Internal => CODE_INTERNAL,
@@ -173,6 +175,7 @@ const fn body(outcome: Outcome) -> (&'static str, &'static str) {
         Outcome::Unauthorized
         | Outcome::InvalidToken
         | Outcome::InvalidDpopProof
+        | Outcome::InsufficientAuthentication
         | Outcome::UseDpopNonce => {
             ("unauthorized", r#"{"type":"about:blank","title":"Unauthorized","status":401}"#)
         }

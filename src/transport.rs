@@ -38,7 +38,7 @@ use crate::{
         },
     },
     evidence::{Evidence, certificate::CertificateCache},
-    identity::{SpiffeId, Thumbprint},
+    identity::SpiffeId,
     policy::Decision,
     reason::{Outcome, Reason},
     response::{self, Answer, CheckResponse, Label, Refusal},
@@ -259,6 +259,7 @@ impl<'c> Check<'c> {
             Verified::Settled(principal) => principal,
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
         };
+        let nonce;
         let known = Known { evidence: &evidence, principal: &principal, message, now, recorded };
         let decided = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
             Decision::Allow(permit) => match self.allow(&permit, known) {
@@ -268,7 +269,6 @@ impl<'c> Check<'c> {
             },
             Decision::Deny(denial) => Err(denial),
         };
-        let nonce;
         let answer = match decided {
             Ok((permit, changes)) => Answer::Allow(permit, changes),
             Err(denial) => {
@@ -348,11 +348,9 @@ impl<'c> Check<'c> {
                 record.path = Some(&http.path.canonical);
             }
         }
-        let thumbprint = facts.peer().and_then(|peer| peer.thumbprint);
-        let thumbprint = thumbprint.map(Thumbprint::to_base64url);
         record.peer = facts.peer().map(|peer| PeerRecord {
             spiffe: peer.spiffe.map(SpiffeId::as_str),
-            thumbprint: thumbprint.as_deref(),
+            thumbprint: peer.thumbprint,
             verified_by: Some("envoy"),
         });
         record.token = facts.token().map(|(token, binding)| TokenRecord {
@@ -362,6 +360,7 @@ impl<'c> Check<'c> {
             scopes: &token.scopes,
             jti: token.id.as_deref(),
             binding,
+            actors: &token.actors,
         });
         self.context.records.push(&record)
     }

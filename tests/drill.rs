@@ -8,6 +8,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod support;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
@@ -78,7 +80,7 @@ async fn a_check_that_panics_is_denied_and_the_server_goes_on() {
     fs::write(policies.join("open.yaml"), POLICY).unwrap();
     let (log, records) = (folder.path().join("log"), folder.path().join("records"));
     let (grpc, metrics) = (free_port(), free_port());
-    let child = Command::new(env!("CARGO_BIN_EXE_symbolon"))
+    let child = Command::new(support::symbolon())
         .args(["serve", "--policies"])
         .arg(&policies)
         .env_clear()

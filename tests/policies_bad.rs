@@ -12,6 +12,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod support;
+
 use std::{
     fmt::Write as _,
     fs,
@@ -30,7 +32,7 @@ fn repositories() -> Vec<PathBuf> {
 }
 
 fn check(folder: &Path, format: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_symbolon"))
+    Command::new(support::symbolon())
         .args(["policy", "check", "--format", format])
         .arg(folder)
         .env_clear()

@@ -4,7 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use symbolon::evidence::xfcc;
 
-const TEXT: &[u8] = b"By=spiffe://td/own;Hash=468ed33be74eee6556d90c0149c1309e9ba61d6425303443c0748a02dd8de688;\
+const TEXT: &[u8] =
+    b"By=spiffe://td/own;Hash=468ed33be74eee6556d90c0149c1309e9ba61d6425303443c0748a02dd8de688;\
 Subject=\"CN=web\";URI=spiffe://td/web";
 const JSON: &[u8] = br#"{"hash":"468ed33be74eee6556d90c0149c1309e9ba61d6425303443c0748a02dd8de688","uri":["spiffe://td/web"]}]"#;
 

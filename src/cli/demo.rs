@@ -29,6 +29,7 @@ use crate::cli::demo::{edit::Edited, scenario::Outcome, scenario::Scenario, stag
 
 /// Runs a real Envoy with symbolon behind it, and shows what is allowed and why.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct DemoArgs {
     /// End after the calls, with exit code 1 if one came out otherwise than expected.
     #[arg(long)]
@@ -43,6 +44,13 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR", env = "XDG_CACHE_HOME", hide_env_values = true)]
     cache: Option<PathBuf>,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  symbolon demo                              calls, then `curl` lines to try until Ctrl-C
+  symbolon demo --once                       calls alone; exit code 1 if one is not as expected
+  symbolon demo --once --format json | jq .  for scripts
+  symbolon demo --envoy /usr/bin/envoy       without a download";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {

@@ -19,6 +19,7 @@ const MISUSED: u8 = 2;
 
 /// `symbolon policy …`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  symbolon policy check policies/")]
 pub struct PolicyArgs {
     /// What to do.
     #[command(subcommand)]
@@ -29,8 +30,17 @@ pub struct PolicyArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Load a policy directory as the server would, and report every mistake
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
 }
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  symbolon policy check policies/
+  symbolon policy check policies/ --format github          in a GitHub workflow, beside the lines
+  symbolon policy check policies/ --format sarif > s.sarif  for code scanning
+
+Exit codes: 0 the policies hold, 1 they are wrong, 2 the directory cannot be read.";
 
 /// `symbolon policy check`.
 #[derive(Args, Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{IsTerminal as _, Write as _},
+    io::{ErrorKind, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -43,7 +43,9 @@ pub struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   symbolon serve --policies policies/
-  symbolon serve --policies /etc/symbolon/policies --config /etc/symbolon/config.yaml
+  symbolon serve --policies /etc/symbolon/policies --config /etc/symbolon/symbolon.yaml
+  SYMBOLON_LOG_LEVEL=debug symbolon serve --policies policies/
+                                             each setting can be given as a variable
   curl '127.0.0.1:9192/readyz?verbose'       is it ready, and if not, why";
 
 /// Serves until a signal ends it. Returns 0 after a drain.
@@ -78,7 +80,8 @@ fn serve(settings: &Settings, policies: &Path) -> anyhow::Result<ExitCode> {
             app::compose(settings, policies, Arc::new(SystemClock), background.handle())?;
         let live = Arc::clone(&services.live);
         let app = RunningApp::start(settings, services, background.handle()).await?;
-        tokio::spawn(announce(Announcement::of(settings, policies, &app), live));
+        let announcement = Announcement::of(settings, policies, &app);
+        tokio::spawn(announce(announcement, policies.to_owned(), live));
         Ok(signals.steer(app).await)
     });
     // What reads files or waits for the network at this moment is of no use any more.
@@ -141,7 +144,7 @@ impl Announcement {
 }
 
 /// Says where the server is, once the first policies are live or it is clear that they take their time.
-async fn announce(announcement: Announcement, live: Live) {
+async fn announce(announcement: Announcement, policies: PathBuf, live: Live) {
     let first = async {
         let mut ticks = interval(FIRST_LOAD_POLL);
         loop {
@@ -152,7 +155,10 @@ async fn announce(announcement: Announcement, live: Live) {
         }
     };
     let generation = timeout(FIRST_LOAD_WAIT, first).await.ok();
-    let generation = describe(generation.as_ref());
+    let generation = match &generation {
+        Some(generation) => describe(generation),
+        None => waiting(&policies).await,
+    };
     if announcement.human {
         // With standard error gone there is nobody left to tell.
         drop(anstream::stderr().write_all(announcement.block(&generation).as_bytes()));
@@ -162,10 +168,24 @@ async fn announce(announcement: Announcement, live: Live) {
     }
 }
 
-fn describe(generation: Option<&Generation>) -> String {
-    let Some(Generation { number, hash, commit, .. }) = generation else {
-        return "nothing loaded yet: no check is allowed".to_owned();
+/// Says why nothing is live and what to do. A directory that is not there yet is no error: what brings the
+/// policies, such as git-sync, may start later than this.
+async fn waiting(policies: &Path) -> String {
+    let help = match tokio::fs::metadata(policies).await {
+        Ok(found) if found.is_dir() => {
+            "the log says what is wrong in it, and so does `symbolon policy check`"
+        }
+        Ok(_) => "that is no directory: correct `--policies`",
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            "there is no such directory; waiting for it. If the name is wrong, correct `--policies`"
+        }
+        Err(_) => "it cannot be read: the log says why",
     };
+    format!("nothing loaded yet, every check is denied: {help}")
+}
+
+fn describe(generation: &Generation) -> String {
+    let Generation { number, hash, commit, .. } = generation;
     let short = hash.get(..12).unwrap_or(hash);
     let commit = commit.as_ref().map(|commit| format!(", commit {commit}"));
     format!("generation {number}, content {short}{}", commit.unwrap_or_default())
@@ -203,12 +223,23 @@ mod tests {
 
     #[test]
     fn generation_is_described_by_number_content_and_commit() {
-        assert_eq!(describe(Some(&generation(None))), "generation 7, content 0123456789ab");
+        assert_eq!(describe(&generation(None)), "generation 7, content 0123456789ab");
         assert_eq!(
-            describe(Some(&generation(Some("abc")))),
+            describe(&generation(Some("abc"))),
             "generation 7, content 0123456789ab, commit abc"
         );
-        assert_eq!(describe(None), "nothing loaded yet: no check is allowed");
+    }
+
+    #[tokio::test]
+    async fn directory_that_is_not_there_is_told_from_one_that_does_not_load() {
+        let here = tempfile::tempdir().unwrap();
+        let missing = waiting(&here.path().join("policiez")).await;
+        assert!(missing.contains("there is no such directory; waiting for it"), "{missing}");
+        assert!(missing.contains("correct `--policies`"), "{missing}");
+        let file = here.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(waiting(&file).await.contains("no directory"));
+        assert!(waiting(here.path()).await.contains("`symbolon policy check`"));
     }
 
     #[test]

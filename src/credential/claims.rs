@@ -1,12 +1,17 @@
 //! The claims of an access token (RFC 9068 §2.2), read strictly.
 
+mod scopes;
+
 use std::{mem::size_of, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
     clock::UnixTime,
-    credential::binding::{BindingError, Confirmation},
+    credential::{
+        actor::{self, Actor},
+        binding::{BindingError, Confirmation},
+    },
     json::Object,
     policy::document::{IssuerDocument, Profile},
     reason::Reason,
@@ -31,7 +36,7 @@ pub struct AccessToken {
     pub id: Option<String>,
     /// `aud`.
     pub audiences: Vec<String>,
-    /// The scopes held, sorted, without duplicates.
+    /// The scopes held, from all claims that the issuer's document lists, sorted, without duplicates.
     pub scopes: Vec<String>,
     /// `exp`.
     pub expires: UnixTime,
@@ -39,6 +44,10 @@ pub struct AccessToken {
     pub not_before: Option<UnixTime>,
     /// `iat`.
     pub issued: Option<UnixTime>,
+    /// `auth_time`: when the user last authenticated (RFC 9470 §6.1).
+    pub authenticated: Option<UnixTime>,
+    /// Who acts for the subject: the current actor first; empty where nobody does.
+    pub actors: Vec<Actor>,
     /// `cnf`.
     pub confirmation: Confirmation,
     /// All claims, for templates and conditions.
@@ -86,37 +95,40 @@ impl From<ClaimsError> for Reason {
 }
 
 impl AccessToken {
-    /// Reads the claims of a token that `issuer` signed. The second value tells what is wrong with `cnf`: a
-    /// token with such a one may be recorded, and never be used.
+    /// Reads the claims of a token that the issuer of `document` signed, `name` being its name. The second
+    /// value tells what is wrong with `cnf`: a token with such a one may be recorded, and never be used.
     ///
-    /// Checks types, and that the claims of the issuer's profile are there; does *not* check values, times
-    /// or whom the token is for.
+    /// Checks types, `acr`'s among them, and that the claims of the issuer's profile are there; does *not*
+    /// check values, times or whom the token is for.
     ///
     /// # Errors
     /// [`ClaimsError::Missing`] and [`ClaimsError::Invalid`].
     pub fn read(
-        issuer: Arc<str>,
-        profile: Profile,
+        name: Arc<str>,
+        document: &IssuerDocument,
         claims: Object,
     ) -> Result<(Self, Result<(), BindingError>), ClaimsError> {
         let (confirmation, bindable) = match Confirmation::read(claims.get("cnf")) {
             Ok(confirmation) => (confirmation, Ok(())),
             Err(error) => (Confirmation::default(), Err(error)),
         };
+        text(&claims, "acr")?;
         let token = Self {
-            issuer,
+            issuer: name,
             subject: text(&claims, "sub")?,
             client_id: text(&claims, "client_id")?,
             id: text(&claims, "jti")?,
             audiences: audiences(claims.get("aud").ok_or(ClaimsError::Missing("aud"))?)?,
-            scopes: scopes(claims.get("scope"))?,
+            scopes: scopes::read(&claims, document)?,
             expires: time(&claims, "exp")?.ok_or(ClaimsError::Missing("exp"))?,
             not_before: time(&claims, "nbf")?,
             issued: time(&claims, "iat")?,
+            authenticated: time(&claims, "auth_time")?,
+            actors: actor::read(&claims)?,
             confirmation,
             claims,
         };
-        if profile == Profile::Rfc9068 {
+        if document.profile == Profile::Rfc9068 {
             token.check_rfc9068()?;
         }
         Ok((token, bindable))
@@ -164,7 +176,8 @@ impl AccessToken {
     /// Checks the token's times against `now`, with the issuer's leeway. For every check, cached or not.
     ///
     /// # Errors
-    /// [`ClaimsError::Expired`], [`ClaimsError::NotYetValid`] and [`ClaimsError::IssuedInFuture`].
+    /// [`ClaimsError::Expired`], [`ClaimsError::NotYetValid`], [`ClaimsError::IssuedInFuture`] and, where
+    /// the user is to authenticate only later, [`ClaimsError::Invalid`].
     pub fn check_times(&self, issuer: &IssuerDocument, now: UnixTime) -> Result<(), ClaimsError> {
         let leeway = leeway(issuer);
         // RFC 7519 §4.1.4: not on or after.
@@ -179,7 +192,22 @@ impl AccessToken {
         if self.issued.is_some_and(|issued| issued > latest) {
             return Err(ClaimsError::IssuedInFuture);
         }
+        if self.authenticated.is_some_and(|authenticated| authenticated > latest) {
+            return Err(ClaimsError::Invalid("auth_time"));
+        }
         Ok(())
+    }
+
+    /// Returns `acr`: how the user authenticated, in the issuer's own words (RFC 9470 §6.1).
+    #[must_use]
+    pub fn authentication_class(&self) -> Option<&str> {
+        self.claims.get("acr").and_then(Value::as_str)
+    }
+
+    /// Returns `iss`.
+    #[must_use]
+    pub fn issuer_identifier(&self) -> Option<&str> {
+        self.claims.get("iss").and_then(Value::as_str)
     }
 
     /// Returns about how many bytes of memory the token takes.
@@ -197,6 +225,7 @@ impl AccessToken {
             .fold(size_of::<Self>(), usize::saturating_add)
             .saturating_add(texts(&self.audiences))
             .saturating_add(texts(&self.scopes))
+            .saturating_add(self.actors.iter().map(Actor::weight).fold(0, usize::saturating_add))
             .saturating_add(object_weight(&self.claims))
     }
 }
@@ -246,25 +275,6 @@ fn audiences(aud: &Value) -> Result<Vec<String>, ClaimsError> {
     }
     let named = values.iter().map(|value| value.as_str().filter(|audience| !audience.is_empty()));
     named.map(|audience| audience.map(str::to_owned).ok_or(ClaimsError::Invalid("aud"))).collect()
-}
-
-/// RFC 9068 §2.2.3, RFC 8693 §4.2: one text of scopes with spaces between them. Anything else is refused
-/// under every profile: a scope that is not seen would not be seen by a rule that denies it either.
-fn scopes(scope: Option<&Value>) -> Result<Vec<String>, ClaimsError> {
-    let text = match scope {
-        None => return Ok(Vec::new()),
-        Some(Value::String(text)) => text,
-        Some(_) => return Err(ClaimsError::Invalid("scope")),
-    };
-    // RFC 6749 §3.3: scope-token.
-    if !text.bytes().all(|b| matches!(b, b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-        return Err(ClaimsError::Invalid("scope"));
-    }
-    let mut scopes: Vec<_> =
-        text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect();
-    scopes.sort_unstable();
-    scopes.dedup();
-    Ok(scopes)
 }
 
 fn object_weight(object: &Object) -> usize {

@@ -27,7 +27,10 @@ use crate::{
         path::{Path, PathForms},
         peer::PeerEvidence,
     },
-    policy::document::{IssuerDocument, KeySource, Profile, Text},
+    policy::{
+        document::{IssuerDocument, KeySource, Profile, ScopeClaim, Text},
+        scope::ScopeGrammar,
+    },
     trust::{Issuer, Trust, jwks::KeySet},
 };
 
@@ -169,6 +172,8 @@ pub(crate) fn document() -> IssuerDocument {
         profile: Profile::Rfc9068,
         require_claims: Vec::new(),
         max_key_age: Duration::from_secs(86_400),
+        scope_claims: vec![ScopeClaim::Scope],
+        scope_grammar: ScopeGrammar::Exact,
     }
 }
 

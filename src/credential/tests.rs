@@ -267,6 +267,50 @@ fn a_possessed_certificate_proves_the_bond_though_its_identity_is_not_believed()
 }
 
 #[test]
+fn an_actor_that_is_a_workload_makes_the_call_itself_cold_and_warm() {
+    const WEB: &str = "spiffe://prod.example/ns/checkout/sa/web";
+    let world = World::new();
+    let token = world.signer.sign(&claims_with("act", Some(json!({"sub": WEB}))));
+    let by = |spiffe: Option<&'static str>| {
+        let peer = spiffe.map(|spiffe| PeerEvidence {
+            spiffe: Some(SpiffeId::parse(spiffe).unwrap()),
+            spiffe_untold: false,
+            dns: vec![],
+            thumbprint: None,
+            certificate: None,
+        });
+        let evidence = evidence(bearer(&token), peer);
+        let tokens = &world.tokens;
+        match verify(&evidence, NEEDS, &world.trust, tokens, &proofs(), NOW, Refetched::No) {
+            Verified::Settled(principal) => (principal.token, principal.refused_token.is_some()),
+            Verified::KeyMissing(_) => panic!("keys from files are never fetched again"),
+        }
+    };
+    assert!(matches!(by(Some(WEB)).0, Proof::Proven(_)));
+    let other = by(Some("spiffe://prod.example/ns/checkout/sa/other"));
+    assert!(matches!(other, (Proof::Unproven(Reason::ActorNotPeer), true)));
+    assert!(matches!(by(None).0, Proof::Unproven(Reason::ActorNotPeer)));
+    assert!(matches!(by(Some(WEB)).0, Proof::Proven(_)));
+    assert_eq!(world.tokens.hits(), 3);
+}
+
+#[test]
+fn the_age_of_the_authentication_is_that_of_the_check() {
+    let world = World::new();
+    let authenticated = NOW.as_secs() - 60;
+    let token = world.signer.sign(&claims_with("auth_time", Some(json!(authenticated))));
+    for later in [0, 5] {
+        let now = NOW.saturating_add(Duration::from_secs(later));
+        let Proof::Proven(bound) = world.check_at(&token, now).0 else { panic!() };
+        assert_eq!(bound.authentication_age, Some(Duration::from_secs(60 + later)));
+    }
+    let Proof::Proven(bound) = world.check_at(&world.signer.sign(&claims()), NOW).0 else {
+        panic!()
+    };
+    assert_eq!(bound.authentication_age, None);
+}
+
+#[test]
 fn an_unbound_token_with_the_dpop_scheme_is_refused() {
     let world = World::new();
     let token = world.signer.sign(&claims());
@@ -415,7 +459,7 @@ proptest! {
 
     #[test]
     fn a_claim_of_any_value_signed_by_the_issuer_never_panics(
-        name in "(iss|aud|exp|nbf|iat|sub|client_id|jti|scope|cnf|x)",
+        name in "(iss|aud|exp|nbf|iat|sub|client_id|jti|scope|cnf|act|acr|auth_time|x)",
         text in "\\PC{0,50}",
         number in any::<f64>(),
         form in 0..6,
@@ -431,7 +475,7 @@ proptest! {
         let world = World::new();
         let token = world.signer.sign(&claims_with(&name, Some(value)));
         let (proof, _refused) = world.check_at(&token, NOW);
-        let harmless = matches!(name.as_str(), "aud" | "sub" | "client_id" | "jti" | "scope" | "x");
+        let harmless = matches!(name.as_str(), "aud" | "sub" | "client_id" | "jti" | "scope" | "acr" | "x");
         prop_assert!(harmless || !matches!(proof, Proof::Proven(_)) || form == 1, "{name}");
     }
 }

@@ -1,6 +1,6 @@
 //! The credentials a request presents: `authorization` and `dpop`.
 
-use crate::reason::Reason;
+use crate::{evidence::http::is_token_character, reason::Reason};
 
 /// The access token presented, and how. Has no `Debug` that would show it.
 #[derive(Clone, Copy)]
@@ -143,23 +143,7 @@ impl<'r> Credentials<'r> {
 
 /// A character of a scheme's name (RFC 9110 §5.6.2 `token`), without `!`.
 const fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'#' | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    byte != b'!' && is_token_character(byte)
 }
 
 /// RFC 6750 §2.1 `b64token`: one or more characters, then padding.

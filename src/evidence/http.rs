@@ -314,7 +314,7 @@ const fn bound(name: &[u8], value: &[u8], total: &mut usize) -> Result<(), Evide
 }
 
 /// RFC 9110 §5.6.2 `tchar`.
-const fn is_token_character(byte: u8) -> bool {
+pub(super) const fn is_token_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

@@ -57,7 +57,17 @@ impl Thumbprint {
     /// Returns the unpadded base64url form.
     #[must_use]
     pub fn to_base64url(self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+        String::from_utf8_lossy(&self.base64url()).into_owned()
+    }
+
+    /// Returns the unpadded base64url form as ASCII that takes no memory: it is in every record.
+    #[must_use]
+    pub fn base64url(self) -> [u8; 43] {
+        let mut text = [0; 43];
+        // 32 octets are 43 characters: there is always room.
+        let written = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text);
+        debug_assert_eq!(written, Ok(text.len()));
+        text
     }
 }
 

@@ -5,6 +5,7 @@ mod origin;
 mod to;
 mod token;
 mod upstream;
+mod user;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -12,6 +13,7 @@ use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     evidence::path::PathForms,
     policy::{
+        decode::text::nearest,
         document::{Documents, Effect, PolicyDocument, RuleDocument, Text},
         index::PolicySet,
         pattern::{HostPattern, PatternError, SpiffePattern},
@@ -76,7 +78,7 @@ impl Compiler<'_> {
     }
 
     fn policy(&mut self, policy: &PolicyDocument) -> Scope {
-        if policy.workloads.is_none() && policy.hosts.is_none() {
+        if policy.workloads.is_none() && policy.hosts.is_none() && !policy.broken {
             self.report(
                 Diagnostic::new(&policy.at, "a policy names `workloads`, `hosts` or both")
                     .help("name the service called: `workloads: [\"spiffe://…\"]`"),
@@ -151,6 +153,9 @@ impl Compiler<'_> {
 
     /// A forgotten part must not open a service.
     fn check_public(&mut self, rule: &RuleDocument) {
+        if rule.broken {
+            return;
+        }
         let asks = rule.from.is_some() || rule.token.is_some();
         match (rule.effect, rule.public, asks) {
             (Effect::Allow, false, false) => self.report(
@@ -225,30 +230,8 @@ const MAX_NAME_BYTES: usize = 253;
 
 /// Returns `did you mean …` for the nearest of `known`, where one is near.
 fn suggest<'k>(text: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
-    known
-        .map(|known| (distance(text, known), known))
-        .filter(|(distance, known)| distance.saturating_mul(2) <= known.len())
-        .min()
-        .map(|(_, known)| format!("did you mean `{known}`?"))
-}
-
-/// Returns the Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i.saturating_add(1);
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let replaced = diagonal.saturating_add(usize::from(x != y));
-            diagonal = *cell;
-            left = replaced.min(diagonal.saturating_add(1)).min(left.saturating_add(1));
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i.saturating_add(1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    let known: Vec<&str> = known.collect();
+    nearest(text, &known).map(|known| format!("did you mean `{known}`?"))
 }
 
 #[cfg(test)]

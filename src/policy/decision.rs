@@ -4,6 +4,7 @@ use crate::{
     credential::{BoundToken, Principal, Proof, dpop::VerifiedProof},
     evidence::Evidence,
     policy::{
+        StepUp,
         candidates::{Candidate, Candidates},
         document::{NonceMode, ReplayMode},
         index::PolicySet,
@@ -114,6 +115,15 @@ impl<'s> Denial<'s> {
             (true, None) | (false, _) => None,
         };
         token.and_then(|token| token.scopes.as_deref()).unwrap_or_default()
+    }
+
+    /// Returns what a challenge says of the user's authentication (RFC 9470 §3): all that the rule asks of
+    /// it, where nothing else was missing.
+    #[must_use]
+    pub fn step_up(&self) -> Option<&'s StepUp> {
+        let is_missing =
+            matches!(self.reason, Reason::AuthenticationTooWeak | Reason::AuthenticationTooOld);
+        self.rule.filter(|_| is_missing)?.token.as_ref()?.step_up.as_ref()
     }
 }
 

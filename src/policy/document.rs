@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     diagnostic::{At, Spanned},
     evidence::PeerSources,
+    policy::scope::ScopeGrammar,
 };
 
 /// A text and where it stands.
@@ -81,6 +82,43 @@ pub struct IssuerDocument {
     pub require_claims: Vec<(String, serde_json::Value)>,
     /// `spec.maxKeyAge`: how long the last good keys are used while no newer ones can be had; default 24 hours.
     pub max_key_age: Duration,
+    /// `spec.scopeClaims`; default `[scope]`. The claims whose values are the token's scopes, as one set.
+    pub scope_claims: Vec<ScopeClaim>,
+    /// `spec.scopeGrammar`.
+    pub scope_grammar: ScopeGrammar,
+}
+
+/// A claim that holds scopes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScopeClaim {
+    /// `scope`: one text (RFC 8693 §4.2); beside profile `jwt` it may be an array.
+    Scope,
+    /// `scp`: one text or an array.
+    Scp,
+    /// Any other, such as `roles`, `groups` and `permissions`: an array.
+    Other(Box<str>),
+}
+
+impl ScopeClaim {
+    /// Returns the claim's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Scope => "scope",
+            Self::Scp => "scp",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Returns what an error calls the claim: its name, where it is one of ours.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Scope => "scope",
+            Self::Scp => "scp",
+            Self::Other(_) => "scopeClaims",
+        }
+    }
 }
 
 /// Where an issuer's keys come from.
@@ -128,6 +166,8 @@ pub struct PolicyDocument {
     pub origin: Option<OriginDocument>,
     /// `spec.rules`; not empty.
     pub rules: Vec<RuleDocument>,
+    /// Whether a field or a rule could not be read, which is reported: what it lacks then says nothing.
+    pub broken: bool,
     /// Where the document stands.
     pub at: At,
 }
@@ -149,6 +189,8 @@ pub struct RuleDocument {
     pub token: Option<TokenDocument>,
     /// `upstream`.
     pub upstream: Option<UpstreamDocument>,
+    /// Whether a part could not be read, which is reported: what the rule lacks then says nothing.
+    pub broken: bool,
     /// Where the rule stands.
     pub at: At,
 }
@@ -206,6 +248,12 @@ pub struct TokenDocument {
     pub replay: Option<Spanned<ReplayMode>>,
     /// `nonce`.
     pub nonce: Option<Spanned<NonceMode>>,
+    /// `acr`: values one of which is required, in the order of preference (RFC 9470).
+    pub acr: Option<Vec<Text>>,
+    /// `maxAge`: the longest time since the user authenticated, in whole seconds.
+    pub max_age: Option<Spanned<Duration>>,
+    /// `actor`.
+    pub actor: Option<Spanned<ActorDocument>>,
     /// Where the part stands.
     pub at: At,
 }
@@ -219,6 +267,31 @@ pub enum BindingName {
     Dpop,
     /// Unbound tokens too.
     None,
+}
+
+/// What is asked of who acts for the token's subject (RFC 8693 §4.1).
+#[derive(Clone, Debug)]
+pub enum ActorDocument {
+    /// `none`: nobody does.
+    None,
+    /// `any`: somebody does.
+    Any,
+    /// A map: somebody does, and is this.
+    Map {
+        /// `subjects`: who the current actor may be.
+        subjects: Option<Vec<ActorNameDocument>>,
+        /// `maxDepth`: the most actors in the chain, the current one included.
+        max_depth: Option<Spanned<usize>>,
+    },
+}
+
+/// A current actor: a text, which is a `sub` of the token's own issuer, or a map.
+#[derive(Clone, Debug)]
+pub struct ActorNameDocument {
+    /// `sub`.
+    pub subject: Text,
+    /// `iss`.
+    pub issuer: Option<Text>,
 }
 
 /// `spec.origin`.

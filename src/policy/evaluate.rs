@@ -13,6 +13,7 @@ use crate::{
         decision::{Offer, Verdict},
         document::{Effect, NonceMode},
         rule::{Bindings, FromPart, NamedIssuer, Rule, TokenPart},
+        scope,
     },
     reason::Reason,
 };
@@ -132,12 +133,19 @@ impl TokenPart {
             let proof = bound.proof.as_deref().ok_or(Reason::DpopProofMissing)?;
             self.accepts_proof(proof, host)?;
         }
-        let required = self.scopes.as_deref().unwrap_or_default();
-        if required.iter().all(|scope| holds_scope(bound, scope)) {
-            Ok(())
-        } else {
-            Err(Reason::ScopeMissing)
+        // Whoever may not act here is told nothing of what else would be needed.
+        if let Some(actor) = &self.actor {
+            actor.accepts(&bound.token)?;
         }
+        let required = self.scopes.as_deref().unwrap_or_default();
+        let holds = |required: &str| scope::satisfies(issuer.grammar, scopes(bound), required);
+        if !required.iter().all(|required| holds(required)) {
+            return Err(Reason::ScopeMissing);
+        }
+        // Last: RFC 9470 §3 is for tokens that are good but for this.
+        self.step_up.as_ref().map_or(Ok(()), |step_up| {
+            step_up.accepts(bound.token.authentication_class(), bound.authentication_age)
+        })
     }
 
     /// RFC 8705 §3 or RFC 9449 §6 unless the rule says otherwise.
@@ -189,11 +197,11 @@ impl TokenPart {
         let binding = self.binding.is_none_or(|listed| {
             listed.has(bound.binding) || (listed.none && bound.binding.is_none())
         });
-        let scopes = self
-            .scopes
-            .as_deref()
-            .is_none_or(|scopes| scopes.iter().any(|scope| holds_scope(bound, scope)));
-        if binding && scopes { Match::Yes } else { Match::No }
+        let overlaps = |named: &str| scope::overlaps(issuer.grammar, scopes(bound), named);
+        let scopes =
+            self.scopes.as_deref().is_none_or(|named| named.iter().any(|named| overlaps(named)));
+        let actor = self.actor.as_ref().is_none_or(|actor| actor.matches(&bound.token));
+        if binding && scopes && actor { Match::Yes } else { Match::No }
     }
 
     fn issuer(&self, bound: &BoundToken) -> Option<&NamedIssuer> {
@@ -213,6 +221,6 @@ impl Bindings {
     }
 }
 
-fn holds_scope(bound: &BoundToken, scope: &str) -> bool {
-    bound.token.scopes.iter().any(|held| **held == *scope)
+fn scopes(bound: &BoundToken) -> impl Iterator<Item = &str> {
+    bound.token.scopes.iter().map(String::as_str)
 }

@@ -7,8 +7,11 @@ use crate::{
     evidence::path::PathForms,
     identity::Thumbprint,
     policy::{
+        StepUp,
+        delegation::ActorPart,
         document::{Effect, NonceMode, ReplayMode},
         pattern::{HostPattern, SpiffePattern, Template},
+        scope::ScopeGrammar,
         upstream::Upstream,
     },
 };
@@ -48,6 +51,9 @@ pub(in crate::policy) struct TokenPart {
     pub(in crate::policy) origins: Option<Arc<Origins>>,
     pub(in crate::policy) replay: ReplayMode,
     pub(in crate::policy) nonce: NonceMode,
+    pub(in crate::policy) actor: Option<ActorPart>,
+    /// Never in a deny rule.
+    pub(in crate::policy) step_up: Option<StepUp>,
 }
 
 /// The origins that proofs for a policy's services name.
@@ -77,6 +83,7 @@ impl Origins {
 #[derive(Debug)]
 pub(in crate::policy) struct NamedIssuer {
     pub(in crate::policy) name: Box<str>,
+    pub(in crate::policy) grammar: ScopeGrammar,
     /// INVARIANT (a token is for one service): the policy's audiences that this very issuer lists too, so
     /// that neither a new Issuer nor a new policy widens what is accepted here.
     pub(in crate::policy) audiences: Box<[Box<str>]>,

@@ -6,6 +6,7 @@ mod proofs;
 mod properties;
 mod routing;
 mod upstream;
+mod users;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -31,9 +32,10 @@ use crate::{
         compile::compile,
         document::{
             BindingName, Documents, Effect, FromDocument, IssuerDocument, KeySource,
-            OriginDocument, PeerTrustDocument, PolicyDocument, Profile, RuleDocument, Text,
-            ToDocument, TokenDocument, TrustDomainDocument, Unnamed, UpstreamDocument,
+            OriginDocument, PeerTrustDocument, PolicyDocument, Profile, RuleDocument, ScopeClaim,
+            Text, ToDocument, TokenDocument, TrustDomainDocument, Unnamed, UpstreamDocument,
         },
+        scope::ScopeGrammar,
     },
     reason::Reason,
 };
@@ -66,6 +68,8 @@ pub(super) fn issuer(name: &str, audiences: &[&str]) -> IssuerDocument {
         profile: Profile::Jwt,
         require_claims: vec![],
         max_key_age: std::time::Duration::from_secs(60),
+        scope_claims: vec![ScopeClaim::Scope],
+        scope_grammar: ScopeGrammar::Exact,
     }
 }
 
@@ -100,6 +104,7 @@ pub(super) fn policy(name: &str, rules: Vec<RuleDocument>) -> PolicyDocument {
         case_insensitive: false,
         origin: None,
         rules,
+        broken: false,
         at: at(name),
     }
 }
@@ -114,6 +119,7 @@ pub(super) fn open(name: &str) -> RuleDocument {
         from: None,
         token: None,
         upstream: None,
+        broken: false,
         at: at(name),
     }
 }
@@ -158,6 +164,9 @@ impl RuleDocument {
             binding: None,
             replay: None,
             nonce: None,
+            acr: None,
+            max_age: None,
+            actor: None,
             at: at("token"),
         };
         Self { token: Some(token), public: false, ..self }.binding(&[BindingName::None])
@@ -282,11 +291,14 @@ pub(super) fn token_for(
             expires: UnixTime::from_secs(0),
             not_before: None,
             issued: None,
+            authenticated: None,
+            actors: Vec::new(),
             confirmation: Confirmation::default(),
             claims: serde_json::Map::new(),
         }),
         binding,
         proof: binding.dpop.then(|| Box::new(proof(ORIGIN))),
+        authentication_age: None,
     })
 }
 

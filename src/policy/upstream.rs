@@ -5,7 +5,8 @@
 
 pub mod template;
 
-use bytes::Bytes;
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
 use crate::{
@@ -33,24 +34,28 @@ pub(in crate::policy) struct Upstream {
 #[derive(Clone, Debug)]
 pub(in crate::policy) struct Name {
     /// With `-` for every mark.
-    canonical: Bytes,
+    canonical: Box<[u8]>,
     /// With `_` for `-`, where that is another.
-    underscored: Option<Bytes>,
+    underscored: Option<Box<[u8]>>,
 }
 
 /// The headers that are symbolon's own, sorted by name.
 #[derive(Debug, Default)]
 pub(in crate::policy) struct Ownership(Box<[Name]>);
 
+/// A header's name and its value.
+pub type NamedValue<'a> = (&'a [u8], Cow<'a, [u8]>);
+
 /// How an allowed request changes: its headers, of which no name is both set and removed, and its query.
+/// Borrowed from the rules, the request and what of it is proven.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct HeaderChanges {
+pub struct HeaderChanges<'a> {
     /// Name and value; each overwrites whatever the request has.
-    pub set: SmallVec<[(Bytes, Bytes); 4]>,
+    pub set: SmallVec<[NamedValue<'a>; 4]>,
     /// Names to remove.
-    pub remove: SmallVec<[Bytes; 16]>,
+    pub remove: SmallVec<[&'a [u8]; 16]>,
     /// Names of query parameters to remove, as the query spells them: Envoy compares them undecoded.
-    pub remove_parameters: Vec<Bytes>,
+    pub remove_parameters: Vec<&'a [u8]>,
     /// A nonce for the client, which goes with the response (RFC 9449 §8.2).
     pub nonce: Option<String>,
 }
@@ -61,12 +66,15 @@ impl<'s> Permit<'s> {
     /// # Errors
     /// A denial (`upstream_header_invalid`), where a value is no fit header value: the call is then not
     /// allowed.
-    pub fn upstream(
+    pub fn upstream<'a>(
         &self,
-        evidence: &Evidence<'_>,
-        principal: &Principal<'_>,
-        decision_id: &str,
-    ) -> Result<HeaderChanges, Denial<'s>> {
+        evidence: &'a Evidence<'_>,
+        principal: &'a Principal<'_>,
+        decision_id: &'a str,
+    ) -> Result<HeaderChanges<'a>, Denial<'s>>
+    where
+        's: 'a,
+    {
         // A TCP connection has no headers.
         let Some(request) = evidence.http() else { return Ok(HeaderChanges::default()) };
         let strip = Strip::of(self.rule(), self.verified_token(), request.credentials);
@@ -76,8 +84,7 @@ impl<'s> Permit<'s> {
                 .map_err(|reason| Denial { reason, rule: Some(self.rule()) })?;
         if strip.query {
             let names = request.query_tokens.iter();
-            changes.remove_parameters =
-                names.map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+            changes.remove_parameters = names.map(|name| name.as_bytes()).collect();
         }
         Ok(changes)
     }
@@ -106,33 +113,33 @@ impl Strip {
     }
 }
 
-fn changes<'h>(
-    rule: &Rule,
-    ownership: &Ownership,
+fn changes<'a>(
+    rule: &'a Rule,
+    ownership: &'a Ownership,
     strip: Strip,
-    names: impl Iterator<Item = &'h [u8]>,
-    principal: &Principal<'_>,
-    decision_id: &str,
-) -> Result<HeaderChanges, Reason> {
+    names: impl Iterator<Item = &'a [u8]>,
+    principal: &'a Principal<'_>,
+    decision_id: &'a str,
+) -> Result<HeaderChanges<'a>, Reason> {
     let upstream = &rule.upstream;
     let mut changes = HeaderChanges::default();
     for (name, template) in &upstream.set {
         match template.render(principal, decision_id) {
-            Rendered::Value(value) => changes.set.push((name.canonical.clone(), value)),
+            Rendered::Value(value) => changes.set.push((&name.canonical, value)),
             // Left to the ownership below, which removes it.
             Rendered::Absent => {}
             Rendered::Invalid => return Err(Reason::UpstreamHeaderInvalid),
         }
     }
     for name in &ownership.0 {
-        if !changes.set.iter().any(|(set, _)| *set == name.canonical) {
-            changes.remove.push(name.canonical.clone());
+        if !changes.set.iter().any(|(set, _)| **set == *name.canonical) {
+            changes.remove.push(&name.canonical);
         }
-        changes.remove.extend(name.underscored.clone());
+        changes.remove.extend(name.underscored.as_deref());
     }
     for name in upstream.remove.iter().filter(|name| !ownership.owns(&name.canonical)) {
-        changes.remove.push(name.canonical.clone());
-        changes.remove.extend(name.underscored.clone());
+        changes.remove.push(&name.canonical);
+        changes.remove.extend(name.underscored.as_deref());
     }
     for name in names {
         changes.look_at(name, upstream, ownership, strip);
@@ -140,14 +147,18 @@ fn changes<'h>(
     Ok(changes)
 }
 
-impl HeaderChanges {
+impl<'a> HeaderChanges<'a> {
     /// Looks at a header of the request: other spellings of what is removed, overrides, credentials.
-    fn look_at(&mut self, name: &[u8], upstream: &Upstream, ownership: &Ownership, strip: Strip) {
+    fn look_at(
+        &mut self,
+        name: &'a [u8],
+        upstream: &Upstream,
+        ownership: &Ownership,
+        strip: Strip,
+    ) {
         match name {
-            b"authorization" if strip.authorization => {
-                self.remove.push(Bytes::from_static(b"authorization"));
-            }
-            b"dpop" if strip.dpop => self.remove.push(Bytes::from_static(b"dpop")),
+            b"authorization" if strip.authorization => self.remove.push(name),
+            b"dpop" if strip.dpop => self.remove.push(name),
             _ => {}
         }
         let kept = |name: &[u8]| upstream.keep.iter().any(|kept| kept.as_bytes() == name);
@@ -166,7 +177,7 @@ impl HeaderChanges {
             overrides(name) && !kept(name)
         };
         if remove {
-            self.remove.push(Bytes::copy_from_slice(name));
+            self.remove.push(name);
         }
     }
 }
@@ -174,10 +185,10 @@ impl HeaderChanges {
 impl Name {
     /// Returns the name whatever its spelling.
     pub(in crate::policy) fn new(name: &str) -> Self {
-        let canonical: Bytes = fold(name.as_bytes()).collect();
-        let underscored = canonical.contains(&b'-').then(|| {
-            canonical.iter().map(|&b| if b == b'-' { b'_' } else { b }).collect::<Bytes>()
-        });
+        let canonical: Box<[u8]> = fold(name.as_bytes()).collect();
+        let underscored = canonical
+            .contains(&b'-')
+            .then(|| canonical.iter().map(|&b| if b == b'-' { b'_' } else { b }).collect());
         Self { canonical, underscored }
     }
 
@@ -267,28 +278,29 @@ mod tests {
 
     const PASS: Strip = Strip { dpop: false, authorization: false, query: false };
 
-    fn run(rule: &Rule, owned: &[&str], strip: Strip, names: &[&str]) -> HeaderChanges {
+    /// Set and removed.
+    type Changed = (Vec<(String, String)>, Vec<String>);
+
+    fn run(rule: &Rule, owned: &[&str], strip: Strip, names: &[&str]) -> Changed {
         let owned: Vec<String> = owned.iter().map(|name| (*name).to_owned()).collect();
         let ownership = Ownership::new(std::slice::from_ref(rule), &owned);
         let nobody = Principal { peer: Proof::Absent, token: Proof::Absent, refused_token: None };
         let names = names.iter().map(|name| name.as_bytes());
-        changes(rule, &ownership, strip, names, &nobody, "id-1").unwrap()
-    }
-
-    fn removed(changes: &HeaderChanges) -> Vec<&str> {
-        let mut names: Vec<&str> =
-            changes.remove.iter().map(|name| std::str::from_utf8(name).unwrap()).collect();
-        names.sort_unstable();
-        names
+        let changes = changes(rule, &ownership, strip, names, &nobody, "id-1").unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let set = changes.set.iter().map(|(name, value)| (text(name), text(value))).collect();
+        let mut removed: Vec<String> = changes.remove.iter().map(|name| text(name)).collect();
+        removed.sort_unstable();
+        (set, removed)
     }
 
     #[test]
     fn a_header_that_is_set_loses_its_other_spellings_only() {
         let rule = rule(&[("x-caller-id", "{decision.id}")], &[], &[]);
-        let changes = run(&rule, &[], PASS, &["x-caller-id", "x-caller_id", "x_caller_id"]);
-        assert_eq!(*changes.set, [(Bytes::from("x-caller-id"), Bytes::from("id-1"))]);
+        let (set, removed) = run(&rule, &[], PASS, &["x-caller-id", "x-caller_id", "x_caller_id"]);
+        assert_eq!(set, [("x-caller-id".to_owned(), "id-1".to_owned())]);
         assert_eq!(
-            removed(&changes),
+            removed,
             ["x-caller_id", "x-symbolon-decision", "x_caller_id", "x_symbolon_decision"]
         );
     }
@@ -296,20 +308,17 @@ mod tests {
     #[test]
     fn a_header_whose_value_is_absent_is_removed() {
         let rule = rule(&[("x-sub", "user {token.sub}")], &[], &[]);
-        let changes = run(&rule, &[], PASS, &[]);
-        assert!(changes.set.is_empty());
-        assert_eq!(
-            removed(&changes),
-            ["x-sub", "x-symbolon-decision", "x_sub", "x_symbolon_decision"]
-        );
+        let (set, removed) = run(&rule, &[], PASS, &[]);
+        assert!(set.is_empty());
+        assert_eq!(removed, ["x-sub", "x-symbolon-decision", "x_sub", "x_symbolon_decision"]);
     }
 
     #[test]
     fn headers_that_others_own_are_removed_in_every_spelling() {
         let rule = rule(&[], &[], &[]);
-        let changes = run(&rule, &["X_Tenant-Id"], PASS, &["x_tenant-id", "x-tenant"]);
+        let (_, removed) = run(&rule, &["X_Tenant-Id"], PASS, &["x_tenant-id", "x-tenant"]);
         assert_eq!(
-            removed(&changes),
+            removed,
             [
                 "x-symbolon-decision",
                 "x-tenant-id",
@@ -323,9 +332,9 @@ mod tests {
     #[test]
     fn headers_to_remove_go_in_every_spelling() {
         let rule = rule(&[], &["x-a-b-c"], &[]);
-        let changes = run(&rule, &[], PASS, &["x-a_b-c"]);
+        let (_, removed) = run(&rule, &[], PASS, &["x-a_b-c"]);
         assert_eq!(
-            removed(&changes),
+            removed,
             ["x-a-b-c", "x-a_b-c", "x-symbolon-decision", "x_a_b_c", "x_symbolon_decision"]
         );
     }
@@ -333,9 +342,9 @@ mod tests {
     #[test]
     fn override_headers_are_removed_where_present_unless_kept() {
         let names = ["x-http-method-override", "x_original_url", "x-rewrite-url", "accept"];
-        let changes = run(&rule(&[], &[], &["x-rewrite-url"]), &[], PASS, &names);
+        let (_, removed) = run(&rule(&[], &[], &["x-rewrite-url"]), &[], PASS, &names);
         assert_eq!(
-            removed(&changes),
+            removed,
             [
                 "x-http-method-override",
                 "x-symbolon-decision",
@@ -349,12 +358,12 @@ mod tests {
     fn unverified_credentials_are_removed_where_present() {
         let strip = Strip { dpop: true, authorization: true, query: true };
         let rule = rule(&[], &[], &[]);
-        let changes = run(&rule, &[], strip, &["authorization", "dpop"]);
+        let (_, removed) = run(&rule, &[], strip, &["authorization", "dpop"]);
         assert_eq!(
-            removed(&changes),
+            removed,
             ["authorization", "dpop", "x-symbolon-decision", "x_symbolon_decision"]
         );
-        assert_eq!(run(&rule, &[], PASS, &["authorization", "dpop"]).remove.len(), 2);
+        assert_eq!(run(&rule, &[], PASS, &["authorization", "dpop"]).1.len(), 2);
     }
 
     #[test]

@@ -1,10 +1,14 @@
-//! Challenges (RFC 6750 §3, RFC 9449 §7.1): what a client is told about the credentials it should bring.
+//! Challenges (RFC 6750 §3, RFC 9449 §7.1, RFC 9470 §3): what a client is told about the credentials it should bring.
 //!
 //! Nothing of the request is ever in one.
 
 use std::borrow::Cow;
 
-use crate::{evidence::authorization::Scheme, policy::Offer, reason::Outcome};
+use crate::{
+    evidence::authorization::Scheme,
+    policy::{Offer, StepUp},
+    reason::Outcome,
+};
 
 /// What a challenge says of credentials.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +21,8 @@ pub struct Challenge<'a> {
     pub algorithms: &'a str,
     /// The nonce that the client is to use.
     pub nonce: Option<&'a str>,
+    /// How the user should authenticate; only where all else held.
+    pub step_up: Option<&'a StepUp>,
 }
 
 impl Challenge<'_> {
@@ -32,6 +38,7 @@ impl Challenge<'_> {
             Outcome::Unauthorized
             | Outcome::InvalidToken
             | Outcome::InvalidRequest
+            | Outcome::InsufficientAuthentication
             | Outcome::InsufficientScope
                 if !self.is_bearer() =>
             {
@@ -40,7 +47,8 @@ impl Challenge<'_> {
             Outcome::Unauthorized
             | Outcome::InvalidToken
             | Outcome::InvalidRequest
-            | Outcome::InsufficientScope => of_bearer(outcome, scopes),
+            | Outcome::InsufficientAuthentication
+            | Outcome::InsufficientScope => self.of_bearer(outcome, scopes),
             Outcome::BadRequest
             | Outcome::Forbidden
             | Outcome::TooLarge
@@ -55,16 +63,22 @@ impl Challenge<'_> {
     fn of_both(&self, outcome: Outcome, scopes: &[Box<str>]) -> Option<Cow<'static, str>> {
         let used_dpop = self.used == Some(Scheme::Dpop);
         let offer = self.offer.unwrap_or(Offer { bearer: !used_dpop, dpop: used_dpop });
-        let error = error(outcome, scopes);
+        let error = self.error(outcome, scopes);
         let nothing = String::new;
         let (bearer, dpop) = match outcome {
             Outcome::Unauthorized | Outcome::InvalidRequest => {
                 (offer.bearer.then(|| error.clone()), offer.dpop.then_some(error))
             }
             Outcome::InvalidDpopProof | Outcome::UseDpopNonce => (None, Some(error)),
-            Outcome::InvalidToken | Outcome::InsufficientScope if used_dpop => (None, Some(error)),
+            Outcome::InvalidToken
+            | Outcome::InsufficientAuthentication
+            | Outcome::InsufficientScope
+                if used_dpop =>
+            {
+                (None, Some(error))
+            }
             Outcome::InvalidToken => (Some(error), offer.dpop.then(nothing)),
-            Outcome::InsufficientScope => (Some(error), None),
+            Outcome::InsufficientAuthentication | Outcome::InsufficientScope => (Some(error), None),
             Outcome::BadRequest
             | Outcome::Forbidden
             | Outcome::TooLarge
@@ -80,61 +94,72 @@ impl Challenge<'_> {
         let both: Vec<String> = bearer.into_iter().chain(dpop).collect();
         Some(both.join(", ").into())
     }
-}
 
-/// Returns the parameters of an error, with a comma before each.
-fn error(outcome: Outcome, scopes: &[Box<str>]) -> String {
-    let code = match outcome {
-        Outcome::InvalidToken => "invalid_token",
-        Outcome::InvalidRequest => "invalid_request",
-        Outcome::InsufficientScope => "insufficient_scope",
-        Outcome::InvalidDpopProof => "invalid_dpop_proof",
-        Outcome::UseDpopNonce => "use_dpop_nonce",
-        // RFC 6750 §3.1: without a credential there is no error code.
-        Outcome::Unauthorized
-        | Outcome::BadRequest
-        | Outcome::Forbidden
-        | Outcome::TooLarge
-        | Outcome::HeadersTooLarge
-        | Outcome::Internal
-        | Outcome::Unavailable => return String::new(),
-    };
-    match (outcome, scopes) {
-        (Outcome::InsufficientScope, [_, ..]) => {
-            format!(r#", error="{code}", scope="{}""#, scopes.join(" "))
+    /// Returns the parameters of an error, with a comma before each.
+    fn error(&self, outcome: Outcome, scopes: &[Box<str>]) -> String {
+        let code = match outcome {
+            Outcome::InvalidToken => "invalid_token",
+            Outcome::InvalidRequest => "invalid_request",
+            Outcome::InsufficientAuthentication => "insufficient_user_authentication",
+            Outcome::InsufficientScope => "insufficient_scope",
+            Outcome::InvalidDpopProof => "invalid_dpop_proof",
+            Outcome::UseDpopNonce => "use_dpop_nonce",
+            // RFC 6750 §3.1: without a credential there is no error code.
+            Outcome::Unauthorized
+            | Outcome::BadRequest
+            | Outcome::Forbidden
+            | Outcome::TooLarge
+            | Outcome::HeadersTooLarge
+            | Outcome::Internal
+            | Outcome::Unavailable => return String::new(),
+        };
+        let mut text = format!(r#", error="{code}""#);
+        if outcome == Outcome::InsufficientScope && !scopes.is_empty() {
+            text.extend([r#", scope=""#, &scopes.join(" "), "\""]);
         }
-        _ => format!(r#", error="{code}""#),
+        if outcome == Outcome::InsufficientAuthentication
+            && let Some(step_up) = self.step_up
+        {
+            if let Some(acr) = &step_up.acr {
+                text.extend([r#", acr_values=""#, &acr.join(" "), "\""]);
+            }
+            if let Some(max_age) = step_up.max_age {
+                text.extend([r#", max_age=""#, &max_age.as_secs().to_string(), "\""]);
+            }
+        }
+        text
     }
-}
 
-/// Returns the challenge of RFC 6750 §3.
-fn of_bearer(outcome: Outcome, scopes: &[Box<str>]) -> Option<Cow<'static, str>> {
-    // RFC 6750 §3: the scheme must be followed by at least one parameter, and without a credential
-    // there is no error code: so a realm.
-    let text = match outcome {
-        Outcome::Unauthorized => r#"Bearer realm="api""#,
-        Outcome::InvalidToken => r#"Bearer realm="api", error="invalid_token""#,
-        Outcome::InvalidRequest => r#"Bearer realm="api", error="invalid_request""#,
-        Outcome::InsufficientScope if scopes.is_empty() => {
-            r#"Bearer realm="api", error="insufficient_scope""#
-        }
-        Outcome::InsufficientScope => {
-            return Some(format!(r#"Bearer realm="api"{}"#, error(outcome, scopes)).into());
-        }
-        Outcome::InvalidDpopProof
-        | Outcome::UseDpopNonce
-        | Outcome::BadRequest
-        | Outcome::Forbidden
-        | Outcome::TooLarge
-        | Outcome::HeadersTooLarge
-        | Outcome::Internal
-        | Outcome::Unavailable => return None,
-    };
-    Some(text.into())
+    /// Returns the challenge of RFC 6750 §3.
+    fn of_bearer(&self, outcome: Outcome, scopes: &[Box<str>]) -> Option<Cow<'static, str>> {
+        // RFC 6750 §3: the scheme must be followed by at least one parameter, and without a credential
+        // there is no error code: so a realm.
+        let text = match outcome {
+            Outcome::Unauthorized => r#"Bearer realm="api""#,
+            Outcome::InvalidToken => r#"Bearer realm="api", error="invalid_token""#,
+            Outcome::InvalidRequest => r#"Bearer realm="api", error="invalid_request""#,
+            Outcome::InsufficientAuthentication | Outcome::InsufficientScope => {
+                return Some(
+                    format!(r#"Bearer realm="api"{}"#, self.error(outcome, scopes)).into(),
+                );
+            }
+            Outcome::InvalidDpopProof
+            | Outcome::UseDpopNonce
+            | Outcome::BadRequest
+            | Outcome::Forbidden
+            | Outcome::TooLarge
+            | Outcome::HeadersTooLarge
+            | Outcome::Internal
+            | Outcome::Unavailable => return None,
+        };
+        Some(text.into())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -178,9 +203,42 @@ mod tests {
     fn each_situation_has_its_challenge() {
         for &(outcome, used, (bearer, dpop), expected) in SITUATIONS {
             let offer = Some(Offer { bearer, dpop });
-            let challenge = Challenge { used, offer, algorithms: "ES256", nonce: None };
+            let challenge = Challenge { used, offer, algorithms: "ES256", ..Challenge::default() };
             let text = challenge.text(outcome, &["a".into()]).unwrap();
             assert_eq!(text, expected, "{outcome:?} {used:?} {offer:?}");
         }
+    }
+
+    #[test]
+    fn how_to_authenticate_is_told_in_the_scheme_that_was_used() {
+        let both = StepUp {
+            acr: Some(["gold".into(), "urn:silver".into()].into()),
+            max_age: Some(Duration::from_secs(900)),
+        };
+        let offer = Some(Offer { bearer: true, dpop: true });
+        let text = |used, step_up: &StepUp| {
+            let step_up = Some(step_up);
+            let challenge =
+                Challenge { used, offer, algorithms: "ES256", step_up, ..Challenge::default() };
+            challenge.text(Outcome::InsufficientAuthentication, &["a".into()]).unwrap()
+        };
+        assert_eq!(
+            text(BEARER, &both),
+            r#"Bearer realm="api", error="insufficient_user_authentication", acr_values="gold urn:silver", max_age="900""#
+        );
+        assert_eq!(
+            text(DPOP, &StepUp { acr: None, ..both.clone() }),
+            r#"DPoP realm="api", error="insufficient_user_authentication", max_age="900", algs="ES256""#
+        );
+        assert_eq!(
+            text(BEARER, &StepUp { max_age: None, ..both.clone() }),
+            r#"Bearer realm="api", error="insufficient_user_authentication", acr_values="gold urn:silver""#
+        );
+        let plain = Challenge { used: BEARER, step_up: Some(&both), ..Challenge::default() };
+        let plain = plain.text(Outcome::InsufficientAuthentication, &[]).unwrap();
+        assert_eq!(plain, text(BEARER, &both));
+        let other = Challenge { used: BEARER, step_up: Some(&both), ..Challenge::default() };
+        let other = other.text(Outcome::InvalidToken, &[]).unwrap();
+        assert_eq!(other, r#"Bearer realm="api", error="invalid_token""#);
     }
 }

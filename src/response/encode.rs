@@ -3,7 +3,9 @@
 //! Every check is answered, so this is written by hand: prost would first need a tree of messages, and
 //! cost as much as the rest of the pipeline. A test holds what comes out equal to Envoy's own messages.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
 
 /// A header that overwrites whatever has its name.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +42,9 @@ impl Message {
     /// `CheckResponse.ok_response`.
     pub(super) fn ok<'a>(
         &mut self,
-        set: &[(Bytes, Bytes)],
-        remove: &[Bytes],
-        remove_parameters: &[Bytes],
+        set: &[(&[u8], Cow<'_, [u8]>)],
+        remove: &[&[u8]],
+        remove_parameters: &[&[u8]],
         answer: impl Iterator<Item = Header<'a>> + Clone,
     ) {
         let set = set.iter().map(|(name, value)| Header { name, value });
@@ -240,11 +242,11 @@ mod tests {
             number in proptest::option::of(0_u32..),
         ) {
             let mut message = Message::new(0);
-            let bytes = |text: &String| Bytes::from(text.clone());
-            let set_bytes: Vec<_> = set.iter().map(|(n, v)| (bytes(n), bytes(v))).collect();
-            let remove_bytes: Vec<_> = remove.iter().map(bytes).collect();
+            let set_bytes: Vec<_> =
+                set.iter().map(|(n, v)| (n.as_bytes(), Cow::Borrowed(v.as_bytes()))).collect();
+            let remove_bytes: Vec<_> = remove.iter().map(String::as_bytes).collect();
             message.status(0);
-            let parameter_bytes: Vec<_> = parameters.iter().map(bytes).collect();
+            let parameter_bytes: Vec<_> = parameters.iter().map(String::as_bytes).collect();
             let answer_headers =
                 answer.iter().map(|(n, v)| Header { name: n.as_bytes(), value: v.as_bytes() });
             message.ok(&set_bytes, &remove_bytes, &parameter_bytes, answer_headers);

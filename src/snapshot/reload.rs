@@ -308,11 +308,15 @@ impl Worker {
             }
             self.spec.metrics.reload(ReloadOutcome::Failed);
             self.spec.metrics.policy_failing(true);
+            let kept = match status.live {
+                Some(_) => "what is live stays",
+                None => "nothing is live, every check is denied",
+            };
             tracing::error!(
                 hash,
                 live = status.live.as_ref().map(|live| live.number),
                 diagnostics,
-                "the policy directory cannot be loaded; what is live stays"
+                "the policy directory cannot be loaded; {kept}"
             );
             let status = Arc::make_mut(status);
             status.failed = status.failed.saturating_add(1);

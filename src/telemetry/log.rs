@@ -47,7 +47,10 @@ pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
 /// # Errors
 /// As [`filter`], and [`LogError::AlreadySet`] the second time.
 pub fn init(settings: &LogSettings) -> Result<(), LogError> {
-    let filter = filter(&settings.level)?;
+    filter(&settings.level)?;
+    // The watcher reports a directory that was swapped, as ConfigMaps are, like a failure. What cannot be
+    // watched is told by those who watch. A level that names it wins, as it comes later.
+    let filter = filter(&format!("notify=off,{}", settings.level))?;
     let human = match settings.format {
         LogFormat::Human => true,
         LogFormat::Json => false,

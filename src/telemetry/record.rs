@@ -7,7 +7,10 @@ mod json;
 use time::OffsetDateTime;
 
 use self::json::Object;
-use crate::{clock::UnixTime, reason::Reason, telemetry::decision_id::DecisionId};
+use crate::{
+    clock::UnixTime, credential::actor::Actor, identity::Thumbprint, reason::Reason,
+    telemetry::decision_id::DecisionId,
+};
 
 /// The longest text of a record. Longer ones are cut: what a client sends must not size our log.
 pub const MAX_TEXT_BYTES: usize = 1024;
@@ -113,7 +116,9 @@ impl PeerRecord<'_> {
     fn append_to(&self, record: &mut Object<'_>) {
         let mut peer = record.object("peer");
         peer.text("spiffe", self.spiffe.map(cut));
-        peer.text("thumbprint", self.thumbprint);
+        if let Some(thumbprint) = self.thumbprint {
+            peer.plain("thumbprint", &thumbprint.base64url());
+        }
         peer.text("verified_by", self.verified_by);
         peer.end();
     }
@@ -128,6 +133,10 @@ impl TokenRecord<'_> {
         token.texts("scopes", self.scopes.iter().take(MAX_SCOPES).map(|scope| cut(scope)));
         token.text("jti", self.jti.map(cut));
         token.texts("binding", self.binding.iter().copied());
+        token.objects("actors", self.actors, |actor, object| {
+            object.text("sub", Some(cut(&actor.subject)));
+            object.text("iss", Some(cut(&actor.issuer)));
+        });
         token.end();
     }
 }
@@ -147,8 +156,8 @@ impl PolicyRecord<'_> {
 pub struct PeerRecord<'a> {
     /// Its SPIFFE ID.
     pub spiffe: Option<&'a str>,
-    /// SHA-256 of its certificate, base64url without padding.
-    pub thumbprint: Option<&'a str>,
+    /// SHA-256 of its certificate; written as base64url without padding.
+    pub thumbprint: Option<Thumbprint>,
     /// Who verified the certificate's chain: `envoy`.
     pub verified_by: Option<&'a str>,
 }
@@ -168,6 +177,8 @@ pub struct TokenRecord<'a> {
     pub jti: Option<&'a str>,
     /// What binds it, and held: `certificate`, `dpop`, `none`.
     pub binding: &'a [&'static str],
+    /// Who acts for the subject: the current actor first. A token has few.
+    pub actors: &'a [Actor],
 }
 
 /// The policy set of a record.
@@ -217,7 +228,7 @@ fn timestamp(time: UnixTime) -> [u8; 27] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use proptest::prelude::{ProptestConfig, any, proptest};
     use prost_reflect::{
@@ -225,9 +236,11 @@ mod tests {
     };
 
     use super::{
-        DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
+        Actor, DecisionRecord, MAX_SCOPES, MAX_TEXT_BYTES, PeerRecord, PolicyRecord, TokenRecord,
     };
-    use crate::{clock::UnixTime, reason::Reason, telemetry::decision_id::DecisionId};
+    use crate::{
+        clock::UnixTime, identity::Thumbprint, reason::Reason, telemetry::decision_id::DecisionId,
+    };
 
     const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -254,7 +267,7 @@ mod tests {
         line
     }
 
-    fn full(scopes: &[String]) -> DecisionRecord<'_> {
+    fn full<'r>(scopes: &'r [String], actors: &'r [Actor]) -> DecisionRecord<'r> {
         let now = UnixTime::new(Duration::from_micros(1_763_724_499_000_042));
         DecisionRecord {
             rule: Some("payments/read"),
@@ -266,7 +279,7 @@ mod tests {
             caller: Some("spiffe://prod.example/ns/payments/sa/envoy"),
             peer: Some(PeerRecord {
                 spiffe: Some("spiffe://prod.example/ns/checkout/sa/web"),
-                thumbprint: Some("bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"),
+                thumbprint: Some(Thumbprint::of(b"abc")),
                 verified_by: Some("envoy"),
             }),
             token: Some(TokenRecord {
@@ -276,6 +289,7 @@ mod tests {
                 scopes,
                 jti: Some("1"),
                 binding: &["certificate"],
+                actors,
             }),
             policy: Some(PolicyRecord { generation: 7, hash: "abc", commit: Some("def") }),
             duration_us: 12,
@@ -283,10 +297,19 @@ mod tests {
         }
     }
 
+    fn actors() -> [Actor; 2] {
+        let actor = |subject: &str, issuer: &str| Actor {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+        };
+        [actor("web", "https://login.example/"), actor("app", "https://other.example")]
+    }
+
     #[test]
     fn a_record_reads_back_through_the_schema_with_every_field() {
         let scopes = ["payments:read".to_owned(), "x".to_owned()];
-        let record = full(&scopes);
+        let actors = actors();
+        let record = full(&scopes, &actors);
         let line = line(&record);
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         let message = read_back(&line);
@@ -304,13 +327,23 @@ mod tests {
         assert_eq!(text("caller"), "spiffe://prod.example/ns/payments/sa/envoy");
         assert_eq!(text("peer.spiffe"), "spiffe://prod.example/ns/checkout/sa/web");
         assert_eq!(text("peer.verified_by"), "envoy");
-        assert!(text("peer.thumbprint").starts_with("bwcK"));
+        assert_eq!(text("peer.thumbprint"), "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");
         assert_eq!(text("token.issuer"), "corp");
         assert_eq!(text("token.sub"), "alice");
         assert_eq!(text("token.client_id"), "web");
         assert_eq!(text("token.jti"), "1");
         assert_eq!(field(&message, "token.scopes").as_list().unwrap().len(), 2);
         assert_eq!(field(&message, "token.binding").as_list().unwrap().len(), 1);
+        let chain = field(&message, "token.actors");
+        let chain: Vec<_> = chain
+            .as_list()
+            .unwrap()
+            .iter()
+            .map(|actor| actor.as_message().unwrap())
+            .map(|actor| (field(actor, "sub"), field(actor, "iss")))
+            .map(|(sub, iss)| format!("{} {}", sub.as_str().unwrap(), iss.as_str().unwrap()))
+            .collect();
+        assert_eq!(chain, ["web https://login.example/", "app https://other.example"]);
         assert_eq!(field(&message, "policy.generation").as_u64(), Some(7));
         assert_eq!(text("policy.hash"), "abc");
         assert_eq!(text("policy.commit"), "def");
@@ -345,7 +378,8 @@ mod tests {
     fn long_texts_and_many_scopes_are_cut() {
         let scopes = vec!["é".repeat(MAX_TEXT_BYTES); MAX_SCOPES + 1];
         let path = format!("/{}", "é".repeat(MAX_TEXT_BYTES));
-        let mut record = full(&scopes);
+        let actors = actors();
+        let mut record = full(&scopes, &actors);
         record.path = Some(&path);
         let message = read_back(&line(&record));
         // One byte, then whole characters of two: one byte stays free.
@@ -373,7 +407,8 @@ mod tests {
         #[test]
         fn any_text_is_one_printable_line_that_reads_back(text in any::<String>()) {
             let scopes = [text.clone()];
-            let mut record = full(&scopes);
+            let actors = actors();
+        let mut record = full(&scopes, &actors);
             record.path = Some(&text);
             let line = line(&record);
             let (end, line) = line.split_last().unwrap();
@@ -381,18 +416,5 @@ mod tests {
             assert!(line.iter().all(|byte| (b' '..=b'~').contains(byte)));
             assert_eq!(field(&read_back(line), "path").as_str(), Some(super::cut(&text)));
         }
-    }
-
-    #[test]
-    #[ignore = "a measurement, to be run with --release --nocapture"]
-    fn cost_of_a_record() {
-        let scopes = ["payments:read".to_owned()];
-        let mut line = Vec::with_capacity(4096);
-        let start = Instant::now();
-        for _ in 0..1_000_000 {
-            line.clear();
-            std::hint::black_box(full(&scopes)).append_to(&mut line);
-        }
-        println!("{} ns, {} bytes", start.elapsed().as_nanos() / 1_000_000, line.len());
     }
 }

@@ -51,11 +51,11 @@ enum Obstacle<'c> {
 
 impl<'c> Check<'c> {
     /// Does what an allow depends on: first what may fail without a trace, last what uses a proof up.
-    pub(super) fn allow<'s>(
-        &self,
+    pub(super) fn allow<'k, 's: 'k>(
+        &'k self,
         permit: &Permit<'s>,
-        known: Known<'_>,
-    ) -> Result<HeaderChanges, Unmet<'s, 'c>> {
+        known: Known<'k>,
+    ) -> Result<HeaderChanges<'k>, Unmet<'s, 'c>> {
         let Known { evidence, principal, .. } = known;
         let changes = permit.upstream(evidence, principal, self.id.as_str());
         let mut changes = changes.map_err(Unmet::Denied)?;
@@ -129,6 +129,7 @@ impl Context {
                 offer: Some(denial.offer(http.map_or("", |http| &*http.host))),
                 algorithms: self.proofs.offered(),
                 nonce,
+                step_up: denial.step_up(),
             },
         }
     }

@@ -143,6 +143,8 @@ impl Issuer {
             profile,
             require_claims,
             max_key_age,
+            scope_claims,
+            scope_grammar,
         } = &self.document;
         name.value == document.name.value
             && issuer.value == document.issuer.value
@@ -155,6 +157,8 @@ impl Issuer {
             && *profile == document.profile
             && *require_claims == document.require_claims
             && *max_key_age == document.max_key_age
+            && *scope_claims == document.scope_claims
+            && *scope_grammar == document.scope_grammar
     }
 }
 

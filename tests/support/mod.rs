@@ -12,7 +12,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{LazyLock, OnceLock},
 };
 
 use symbolon::cli::demo::{
@@ -23,9 +23,15 @@ use symbolon::cli::demo::{
     stage::Stage,
 };
 
-/// The program under test.
+/// The program under test: the one built with the tests, or another, such as the one that is shipped.
+#[expect(clippy::disallowed_methods, reason = "no setting of the program: it tells which program")]
 pub fn symbolon() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_symbolon"))
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        std::env::var_os("SYMBOLON_TEST_BINARY")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_symbolon").into())
+            .into()
+    });
+    &PROGRAM
 }
 
 /// The repository's root.

@@ -3,14 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    credential::testing::{NOW, Signer, claims_with, document, issuer_of},
-    policy::document::Profile,
-};
+use crate::credential::testing::{NOW, Signer, claims_with, document, issuer_of};
 
 fn token_with(name: &str, value: Value) -> Arc<AccessToken> {
     let Value::Object(claims) = claims_with(name, Some(value)) else { panic!() };
-    Arc::new(AccessToken::read("corp".into(), Profile::Rfc9068, claims).unwrap().0)
+    Arc::new(AccessToken::read("corp".into(), &document(), claims).unwrap().0)
 }
 
 #[test]

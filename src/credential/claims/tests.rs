@@ -7,7 +7,8 @@ use crate::credential::testing::{NOW, claims, claims_with, document};
 
 fn read_as(profile: Profile, claims: Value) -> Result<AccessToken, ClaimsError> {
     let Value::Object(claims) = claims else { panic!("claims are an object") };
-    AccessToken::read("corp".into(), profile, claims).map(|(token, _bindable)| token)
+    let document = IssuerDocument { profile, ..document() };
+    AccessToken::read("corp".into(), &document, claims).map(|(token, _bindable)| token)
 }
 
 fn read(claims: Value) -> Result<AccessToken, ClaimsError> {
@@ -108,12 +109,47 @@ fn scopes_are_one_text_and_come_sorted_without_duplicates() {
     let scopes = |text: &str| read(claims_with("scope", Some(json!(text)))).unwrap().scopes;
     assert_eq!(scopes("b a  b"), ["a", "b"]);
     assert_eq!(scopes(""), [""; 0]);
-    for value in [json!(["a"]), json!(null), json!(1), json!("a\tb"), json!("a\"b"), json!("ä")] {
+    for value in [json!({"a": 1}), json!(null), json!(1), json!("a\tb"), json!("a\"b"), json!("ä")]
+    {
         for profile in [Profile::Rfc9068, Profile::Jwt] {
             let refused = read_as(profile, claims_with("scope", Some(value.clone())));
             assert_eq!(refused.unwrap_err(), ClaimsError::Invalid("scope"), "{value}");
         }
     }
+}
+
+#[test]
+fn how_the_user_authenticated_is_read_strictly() {
+    let mut claims = claims_with("acr", Some(json!("gold")));
+    claims["auth_time"] = json!(NOW.as_secs() - 60);
+    let token = read(claims).unwrap();
+    assert_eq!(token.authentication_class(), Some("gold"));
+    assert_eq!(token.authenticated, Some(NOW.saturating_sub(Duration::from_secs(60))));
+    for value in [json!(null), json!(""), json!(1), json!(["gold"])] {
+        assert_eq!(error("acr", value), ClaimsError::Invalid("acr"));
+    }
+    for value in [json!(null), json!("1800000000"), json!(-1), json!(1e300), json!([1])] {
+        assert_eq!(error("auth_time", value), ClaimsError::Invalid("auth_time"));
+    }
+}
+
+#[test]
+fn nobody_authenticates_in_the_future_beyond_the_leeway() {
+    let at = |seconds| {
+        let claims = claims_with("auth_time", Some(json!(NOW.as_secs() + seconds)));
+        read(claims).unwrap().check_times(&document(), NOW)
+    };
+    assert_eq!(at(30), Ok(()));
+    assert_eq!(at(31), Err(ClaimsError::Invalid("auth_time")));
+}
+
+#[test]
+fn actors_are_read_with_the_claims() {
+    let claims = claims_with("act", Some(json!({"sub": "web", "act": {"sub": "app"}})));
+    let actors = read(claims).unwrap().actors;
+    let subjects: Vec<&str> = actors.iter().map(|actor| actor.subject.as_str()).collect();
+    assert_eq!(subjects, ["web", "app"]);
+    assert_eq!(error("act", json!("web")), ClaimsError::Invalid("act"));
 }
 
 #[test]

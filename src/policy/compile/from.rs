@@ -80,10 +80,6 @@ impl Compiler<'_> {
 
 /// What to add where rules ask for a peer.
 const PEER_TRUST_LINES: &str = "\
-add one; in an Istio mesh:
-  apiVersion: symbolon/v1
-  kind: PeerTrust
-  metadata: {name: mesh}
-  spec: {evidence: [principal, xfcc]}
-behind plain Envoy with `include_peer_certificate: true`:
-  spec: {evidence: [principal, certificate]}";
+    add a file with `{apiVersion: symbolon/v1, kind: PeerTrust, metadata: {name: mesh}, \
+    spec: {evidence: [principal, xfcc]}}` in an Istio mesh; \
+    behind plain Envoy with `include_peer_certificate: true`, `spec: {evidence: [principal, certificate]}`";

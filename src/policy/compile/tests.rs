@@ -1,14 +1,17 @@
 //! Every mistake is reported, where it is.
 
-use super::{distance, suggest};
+use std::time::Duration;
+
+use super::suggest;
 use crate::{
     diagnostic::Spanned,
     evidence::PeerSources,
     policy::{
         document::{
-            BindingName, Documents, NonceMode, OriginDocument, PolicyDocument, ReplayMode,
-            RuleDocument,
+            ActorDocument, ActorNameDocument, BindingName, Documents, NonceMode, OriginDocument,
+            PolicyDocument, ReplayMode, RuleDocument, TokenDocument,
         },
+        scope::ScopeGrammar,
         tests::{
             at, compiled, deny, documents, issuer, mistakes, open, policy, text, texts,
             trust_domain,
@@ -458,8 +461,77 @@ fn upstream_has_no_meaning_in_a_deny_rule() {
 
 #[test]
 fn near_misses_are_told() {
-    assert_eq!(distance("kitten", "sitting"), 3);
-    assert_eq!(distance("", "ab"), 2);
     assert_eq!(suggest("corp", ["xyz", "crop"].into_iter()).unwrap(), "did you mean `crop`?");
     assert_eq!(suggest("corp", ["xyz"].into_iter()), None);
+}
+
+#[test]
+fn what_is_asked_of_users_and_actors_could_hold() {
+    let asking = |rule: RuleDocument, change: &dyn Fn(&mut TokenDocument)| {
+        let mut rule = rule.token(&["corp"], &[]);
+        change(rule.token.as_mut().unwrap());
+        rule
+    };
+    let named = |subjects: &[&str]| {
+        let name = |subject: &&str| ActorNameDocument { subject: text(subject), issuer: None };
+        let subjects = Some(subjects.iter().map(name).collect());
+        let value = ActorDocument::Map { subjects, max_depth: None };
+        Some(Spanned { value, at: at("actor") })
+    };
+    let step_up = |token: &mut TokenDocument| {
+        token.acr = texts(&["gold"]);
+        token.max_age = Some(Spanned { value: Duration::from_secs(60), at: at("maxAge") });
+    };
+    is(&wrong_rule(asking(open("r"), &step_up)), &[]);
+    is(
+        &wrong_rule(asking(deny("r"), &step_up)),
+        &[
+            ("gold", "`acr` has no meaning in a deny rule"),
+            ("maxAge", "`maxAge` has no meaning in a deny rule"),
+        ],
+    );
+    let depth = |token: &mut TokenDocument| {
+        let max_depth = Some(Spanned { value: 1, at: at("maxDepth") });
+        let value = ActorDocument::Map { subjects: None, max_depth };
+        token.actor = Some(Spanned { value, at: at("actor") });
+    };
+    is(&wrong_rule(asking(open("r"), &depth)), &[]);
+    is(
+        &wrong_rule(asking(deny("r"), &depth)),
+        &[("maxDepth", "`maxDepth` has no meaning in a deny rule")],
+    );
+    let actors = |token: &mut TokenDocument| {
+        token.actor = named(&["web", WEB, "spiffe://td/ns/*/sa/web", "spiffe://td/a/", "web"]);
+    };
+    let rule = asking(open("r"), &actors);
+    let mistakes: &[(&str, &str)] = &[
+        ("spiffe://td/ns/*/sa/web", "an actor is named in full, without `*`"),
+        (
+            "spiffe://td/a/",
+            "each path segment is one or more of a-z, A-Z, 0-9, `.`, `_` and `-`, and not `.` or `..`",
+        ),
+        ("web", "this entry stands twice in this list"),
+    ];
+    is(&wrong_rule(rule), mistakes);
+    let rule = asking(open("r"), &|token| token.actor = named(&[WEB]));
+    let mut documents = documents(vec![policy("p", vec![rule])]);
+    documents.peer_trust = None;
+    is(
+        &wrong(&documents),
+        &[(
+            WEB,
+            "an actor with a SPIFFE ID, which must be the peer, needs a PeerTrust document, and there is none",
+        )],
+    );
+}
+
+#[test]
+fn scopes_are_well_formed_in_the_grammar_of_any_issuer_named() {
+    let scopes = &["system/Observation.sr", "openid", "system/*.rs"];
+    let mut documents =
+        documents(vec![policy("p", vec![open("r").token(&["ext", "corp"], scopes)])]);
+    is(&wrong(&documents), &[]);
+    documents.issuers[0].scope_grammar = ScopeGrammar::SmartOnFhir;
+    let message = "`system/Observation.sr` is no SMART on FHIR scope";
+    is(&wrong(&documents), &[("system/Observation.sr", message)]);
 }

@@ -32,7 +32,7 @@ impl Compiler<'_> {
         if policy.case_insensitive {
             self.check_case(to);
         }
-        if rule.effect == Effect::Allow {
+        if rule.effect == Effect::Allow && !rule.broken && !policy.broken {
             self.check_forms(policy, to);
         }
         let tcp = to.tcp.as_ref().map(|ports| {
@@ -87,7 +87,7 @@ impl Compiler<'_> {
     /// A TCP check carries addresses and a peer, and nothing else.
     pub(super) fn check_tcp(&mut self, policy: &PolicyDocument, rule: &RuleDocument) {
         let Some(to) = &rule.to else { return };
-        if policy.workloads.is_none() || policy.hosts.is_some() {
+        if (policy.workloads.is_none() && !policy.broken) || policy.hosts.is_some() {
             self.report(
                 Diagnostic::new(
                     &to.at,

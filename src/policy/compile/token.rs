@@ -11,6 +11,7 @@ use crate::{
         },
         pattern::name,
         rule::{Bindings, NamedIssuer, Origins, TokenPart},
+        scope::{self, ScopeGrammar},
     },
 };
 
@@ -20,7 +21,7 @@ impl Compiler<'_> {
         let tokens: Vec<&TokenDocument> =
             policy.rules.iter().filter_map(|rule| rule.token.as_ref()).collect();
         let Some(audiences) = &policy.audiences else {
-            if let Some(token) = tokens.first() {
+            if let (Some(token), false) = (tokens.first(), policy.broken) {
                 self.report(
                     Diagnostic::new(&token.at, "a policy with a `token` part needs `audiences`").help(
                         "write into the policy's `spec` which audience this service is, such as \
@@ -32,7 +33,8 @@ impl Compiler<'_> {
         };
         self.unique(audiences);
         if tokens.is_empty() {
-            if let Some(audience) = audiences.first() {
+            let is_whole = !policy.broken && policy.rules.iter().all(|rule| !rule.broken);
+            if let (Some(audience), true) = (audiences.first(), is_whole) {
                 self.wrong(
                     &audience.at,
                     "`audiences` has no meaning where no rule has a `token` part",
@@ -75,12 +77,32 @@ impl Compiler<'_> {
         self.proof_terms(policy, rule, token);
         TokenPart {
             issuers: self.issuers(policy, token),
-            scopes: self.list(token.scopes.as_deref(), name::scope).map(Into::into),
+            scopes: self.scopes(token),
             binding: self.binding(policy, rule, token),
             origins: origins.map(Arc::clone),
             replay: token.replay.as_ref().map(|replay| replay.value).unwrap_or_default(),
             nonce: token.nonce.as_ref().map(|nonce| nonce.value).unwrap_or_default(),
+            actor: token.actor.as_ref().map(|actor| self.actor(rule, actor)),
+            step_up: self.step_up(rule, token),
         }
+    }
+
+    fn scopes(&mut self, token: &TokenDocument) -> Option<Box<[Box<str>]>> {
+        let scopes = self.list(token.scopes.as_deref(), name::scope)?;
+        let is_smart = token
+            .issuers
+            .iter()
+            .filter_map(|name| self.issuer(&name.value))
+            .any(|issuer| issuer.scope_grammar == ScopeGrammar::SmartOnFhir);
+        for scope in token.scopes.iter().flatten() {
+            if is_smart && scope::is_malformed_smart(&scope.value) {
+                let message = format!("`{}` is no SMART on FHIR scope", scope.value);
+                self.report(Diagnostic::new(&scope.at, message).help(
+                    "write it as `system/Observation.rs`: a type or `*`, and some of `cruds` in this order",
+                ));
+            }
+        }
+        Some(scopes.into())
     }
 
     fn issuers(&mut self, policy: &PolicyDocument, token: &TokenDocument) -> Box<[NamedIssuer]> {
@@ -100,6 +122,7 @@ impl Compiler<'_> {
                 }
                 continue;
             };
+            let grammar = issuer.scope_grammar;
             let Some(own) = &policy.audiences else { continue };
             let audiences: Box<[Box<str>]> = own
                 .iter()
@@ -113,7 +136,7 @@ impl Compiler<'_> {
                 );
                 self.wrong(&name.at, message);
             }
-            named.push(NamedIssuer { name: name.value.as_str().into(), audiences });
+            named.push(NamedIssuer { name: name.value.as_str().into(), grammar, audiences });
         }
         named.into()
     }

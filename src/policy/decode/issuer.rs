@@ -8,7 +8,8 @@ use super::{Decoded, Decoder, text};
 use crate::{
     diagnostic::{Diagnostic, Spanned},
     policy::{
-        document::{IssuerDocument, KeySource, Profile, Text},
+        document::{IssuerDocument, KeySource, Profile, ScopeClaim, Text},
+        scope::ScopeGrammar,
         yaml::{Node, Value},
     },
 };
@@ -44,6 +45,27 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 const OTHER_TYPES: [&str; 5] =
     ["dpop+jwt", "logout+jwt", "secevent+jwt", "oauth-authz-req+jwt", "token-introspection+jwt"];
 
+/// Claims that say whose token it is, for whom and for how long: their values are no permissions.
+const OTHER_CLAIMS: [&str; 17] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "typ",
+    "azp",
+    "client_id",
+    "cnf",
+    "act",
+    "may_act",
+    "acr",
+    "amr",
+    "auth_time",
+    "nonce",
+];
+
 /// An Issuer without its name.
 #[derive(Debug)]
 pub(super) struct Spec {
@@ -57,6 +79,8 @@ pub(super) struct Spec {
     profile: Profile,
     require_claims: Vec<(String, serde_json::Value)>,
     max_key_age: Duration,
+    scope_claims: Vec<ScopeClaim>,
+    scope_grammar: ScopeGrammar,
 }
 
 impl Spec {
@@ -72,6 +96,8 @@ impl Spec {
             profile,
             require_claims,
             max_key_age,
+            scope_claims,
+            scope_grammar,
         } = self;
         IssuerDocument {
             name,
@@ -85,6 +111,8 @@ impl Spec {
             profile,
             require_claims,
             max_key_age,
+            scope_claims,
+            scope_grammar,
         }
     }
 }
@@ -94,6 +122,8 @@ type Files = BTreeMap<Arc<str>, Vec<u8>>;
 
 pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<Spec> {
     const PROFILES: [(&str, Profile); 2] = [("rfc9068", Profile::Rfc9068), ("jwt", Profile::Jwt)];
+    const GRAMMARS: [(&str, ScopeGrammar); 2] =
+        [("exact", ScopeGrammar::Exact), ("smart-on-fhir", ScopeGrammar::SmartOnFhir)];
     let day = Duration::from_secs(24 * 60 * 60);
     let mut fields = decoder.map(node)?;
     let issuer = fields.required(decoder, "issuer", |decoder, node| url(decoder, node, false));
@@ -111,6 +141,9 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
     let require_claims = fields.optional(decoder, "requireClaims", claims);
     let max_key_age =
         fields.optional(decoder, "maxKeyAge", |decoder, node| decoder.duration(node, &MAX_KEY_AGE));
+    let scope_claims = fields.optional(decoder, "scopeClaims", scope_claims);
+    let scope_grammar =
+        fields.optional(decoder, "scopeGrammar", |decoder, node| decoder.word(node, &GRAMMARS));
     fields.finish(decoder);
     Ok(Spec {
         issuer: issuer?,
@@ -124,6 +157,30 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
         profile: profile?.unwrap_or_default(),
         require_claims: require_claims?.unwrap_or_default(),
         max_key_age: max_key_age?.unwrap_or(day),
+        scope_claims: scope_claims?.unwrap_or_else(|| vec![ScopeClaim::Scope]),
+        scope_grammar: scope_grammar?.unwrap_or_default(),
+    })
+}
+
+fn scope_claims(decoder: &mut Decoder, node: &Node) -> Decoded<Vec<ScopeClaim>> {
+    let mut seen: Vec<String> = Vec::new();
+    decoder.list(node, |decoder, item| {
+        let name = decoder.text(item)?.value;
+        if OTHER_CLAIMS.contains(&name.as_str()) {
+            return Err(decoder.report(
+                Diagnostic::new(&item.at, format!("the claim `{name}` holds no scopes"))
+                    .help("such as `scope`, `scp`, `roles`, `groups` or `permissions`"),
+            ));
+        }
+        if seen.contains(&name) {
+            return Err(decoder.wrong(&item.at, format!("`{name}` stands twice in this list")));
+        }
+        seen.push(name.clone());
+        Ok(match name.as_str() {
+            "scope" => ScopeClaim::Scope,
+            "scp" => ScopeClaim::Scp,
+            _ => ScopeClaim::Other(name.into()),
+        })
     })
 }
 

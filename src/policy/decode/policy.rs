@@ -1,18 +1,27 @@
 //! `Policy.spec`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{Broken, Decoded, Decoder, document::checked_name};
 use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     policy::{
         document::{
-            BindingName, Effect, FromDocument, NonceMode, OriginDocument, PolicyDocument,
-            ReplayMode, RuleDocument, Text, ToDocument, TokenDocument, UpstreamDocument,
+            ActorDocument, ActorNameDocument, BindingName, Effect, FromDocument, NonceMode,
+            OriginDocument, PolicyDocument, ReplayMode, RuleDocument, Text, ToDocument,
+            TokenDocument, UpstreamDocument,
         },
         yaml::{Node, Value},
     },
 };
+
+/// A user cannot have authenticated less than a second ago (`max_age` of RFC 9470 §3 has whole seconds);
+/// beyond a year nobody asks.
+const MAX_AGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 60 * 60);
+
+/// As many actors as a token may have.
+const MAX_DEPTH: RangeInclusive<u64> = 1..=8;
 
 /// A Policy without its name.
 #[derive(Debug)]
@@ -24,12 +33,30 @@ pub(super) struct Spec {
     case_insensitive: bool,
     origin: Option<OriginDocument>,
     rules: Vec<RuleDocument>,
+    broken: bool,
+}
+
+/// Returns what could be read of a part whose mistake is reported, so that what is wrong elsewhere comes out
+/// of the same run.
+fn salvage<T: Default>(part: Decoded<T>, broken: &mut bool) -> T {
+    part.unwrap_or_else(|Broken| {
+        *broken = true;
+        T::default()
+    })
 }
 
 impl Spec {
     pub(super) fn named(self, name: Text, at: At) -> PolicyDocument {
-        let Self { workloads, hosts, audiences, path_forms, case_insensitive, origin, rules } =
-            self;
+        let Self {
+            workloads,
+            hosts,
+            audiences,
+            path_forms,
+            case_insensitive,
+            origin,
+            rules,
+            broken,
+        } = self;
         PolicyDocument {
             name,
             workloads,
@@ -39,6 +66,7 @@ impl Spec {
             case_insensitive,
             origin,
             rules,
+            broken,
             at,
         }
     }
@@ -55,19 +83,26 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
     let path_forms = fields.optional(decoder, "pathForms", Decoder::texts);
     let case_insensitive = fields.optional(decoder, "caseInsensitive", Decoder::flag);
     let origin = fields.optional(decoder, "origin", origin);
-    let rules = fields.required(decoder, "rules", |decoder, node| decoder.list(node, rule));
+    let mut broken = false;
+    let rules = fields.required(decoder, "rules", |decoder, node| {
+        let rules = decoder.list(node, rule)?;
+        // Those that could not be read are left out.
+        broken = matches!(&node.value, Value::List(items) if items.len() != rules.len());
+        Ok(rules)
+    });
     fields.not_enforced(decoder, "replaces");
     fields.finish(decoder);
     let rules = rules?;
     names_are_unique(decoder, &rules);
     Ok(Spec {
-        workloads: workloads?,
-        hosts: hosts?,
-        audiences: audiences?,
-        path_forms: path_forms?.unwrap_or_default(),
-        case_insensitive: case_insensitive?.unwrap_or_default(),
-        origin: origin?,
+        workloads: salvage(workloads, &mut broken),
+        hosts: salvage(hosts, &mut broken),
+        audiences: salvage(audiences, &mut broken),
+        path_forms: salvage(path_forms, &mut broken).unwrap_or_default(),
+        case_insensitive: salvage(case_insensitive, &mut broken).unwrap_or_default(),
+        origin: salvage(origin, &mut broken),
         rules,
+        broken,
     })
 }
 
@@ -123,25 +158,28 @@ fn rule(decoder: &mut Decoder, node: &Node) -> Decoded<RuleDocument> {
     });
     let effect = fields.optional(decoder, "effect", |decoder, node| decoder.word(node, &EFFECTS));
     let public = fields.optional(decoder, "public", Decoder::flag);
-    let to = fields.optional(decoder, "to", to);
+    let mut broken = false;
+    let to = fields.optional(decoder, "to", |decoder, node| to(decoder, node, &mut broken));
     let from = fields.optional(decoder, "from", from);
-    let token = fields.optional(decoder, "token", token);
+    let token =
+        fields.optional(decoder, "token", |decoder, node| token(decoder, node, &mut broken));
     let upstream = fields.optional(decoder, "upstream", upstream);
     fields.not_enforced(decoder, "when");
     fields.finish(decoder);
     Ok(RuleDocument {
         name: name?,
-        effect: effect?.unwrap_or_default(),
-        public: public?.unwrap_or_default(),
-        to: to?,
-        from: from?,
-        token: token?,
-        upstream: upstream?,
+        effect: salvage(effect, &mut broken).unwrap_or_default(),
+        public: salvage(public, &mut broken).unwrap_or_default(),
+        to: salvage(to, &mut broken),
+        from: salvage(from, &mut broken),
+        token: salvage(token, &mut broken),
+        upstream: salvage(upstream, &mut broken),
+        broken,
         at: node.at.clone(),
     })
 }
 
-fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
+fn to(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<ToDocument> {
     let mut fields = decoder.map(node)?;
     let methods = fields.optional(decoder, "methods", Decoder::texts);
     let paths = fields.optional(decoder, "paths", Decoder::texts);
@@ -155,11 +193,11 @@ fn to(decoder: &mut Decoder, node: &Node) -> Decoded<ToDocument> {
     });
     fields.finish(decoder);
     Ok(ToDocument {
-        methods: methods?,
-        paths: paths?,
-        upgrades: upgrades?,
-        preflight: preflight?.unwrap_or_default(),
-        tcp: tcp?,
+        methods: salvage(methods, broken),
+        paths: salvage(paths, broken),
+        upgrades: salvage(upgrades, broken),
+        preflight: salvage(preflight, broken).unwrap_or_default(),
+        tcp: salvage(tcp, broken),
         at: node.at.clone(),
     })
 }
@@ -182,7 +220,7 @@ fn from(decoder: &mut Decoder, node: &Node) -> Decoded<FromDocument> {
     Ok(FromDocument { spiffe: spiffe?, dns: dns?, thumbprints: thumbprints?, at: node.at.clone() })
 }
 
-fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
+fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<TokenDocument> {
     const BINDINGS: [(&str, BindingName); 3] = [
         ("certificate", BindingName::Certificate),
         ("dpop", BindingName::Dpop),
@@ -200,18 +238,57 @@ fn token(decoder: &mut Decoder, node: &Node) -> Decoded<TokenDocument> {
     });
     let replay = fields.optional(decoder, "replay", |decoder, node| word(decoder, node, &REPLAYS));
     let nonce = fields.optional(decoder, "nonce", |decoder, node| word(decoder, node, &NONCES));
-    for key in ["acr", "maxAge", "actor"] {
-        fields.not_enforced(decoder, key);
-    }
+    let acr = fields.optional(decoder, "acr", Decoder::texts);
+    let max_age = fields.optional(decoder, "maxAge", |decoder, node| {
+        Ok(Spanned { value: decoder.duration(node, &MAX_AGE)?, at: node.at.clone() })
+    });
+    let actor = fields.optional(decoder, "actor", |decoder, node| {
+        Ok(Spanned { value: actor(decoder, node)?, at: node.at.clone() })
+    });
     fields.finish(decoder);
     Ok(TokenDocument {
         issuers: issuers?,
-        scopes: scopes?,
+        scopes: salvage(scopes, broken),
         binding: binding?,
         replay: replay?,
         nonce: nonce?,
+        acr: salvage(acr, broken),
+        max_age: salvage(max_age, broken),
+        actor: salvage(actor, broken),
         at: node.at.clone(),
     })
+}
+
+/// `none`, `any`, or what the actor must be.
+fn actor(decoder: &mut Decoder, node: &Node) -> Decoded<ActorDocument> {
+    const WORDS: [(&str, bool); 2] = [("none", false), ("any", true)];
+    if !matches!(node.value, Value::Map(_)) {
+        let any = decoder.word(node, &WORDS)?;
+        return Ok(if any { ActorDocument::Any } else { ActorDocument::None });
+    }
+    let mut fields = decoder.map(node)?;
+    let subjects =
+        fields.optional(decoder, "subjects", |decoder, node| decoder.list(node, actor_name));
+    let max_depth = fields.optional(decoder, "maxDepth", |decoder, node| {
+        let depth = decoder.integer(node, &MAX_DEPTH)?;
+        let value = usize::try_from(depth).map_err(|_error| Broken)?;
+        Ok(Spanned { value, at: node.at.clone() })
+    });
+    fields.finish(decoder);
+    Ok(ActorDocument::Map { subjects: subjects?, max_depth: max_depth? })
+}
+
+/// A `sub`, or `sub` and `iss`.
+fn actor_name(decoder: &mut Decoder, node: &Node) -> Decoded<ActorNameDocument> {
+    if !matches!(node.value, Value::Map(_)) {
+        let subject = decoder.text(node)?;
+        return Ok(ActorNameDocument { subject, issuer: None });
+    }
+    let mut fields = decoder.map(node)?;
+    let subject = fields.required(decoder, "sub", Decoder::text);
+    let issuer = fields.optional(decoder, "iss", Decoder::text);
+    fields.finish(decoder);
+    Ok(ActorNameDocument { subject: subject?, issuer: issuer? })
 }
 
 fn word<T: Copy>(

@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use jsonwebtoken::Algorithm;
 
 use super::*;
-use crate::policy::document::{Effect, KeySource, Profile};
+use crate::policy::{
+    document::{Effect, KeySource, Profile, ScopeClaim},
+    scope::ScopeGrammar,
+};
 
 const ISSUER: &str = "apiVersion: symbolon/v1
 kind: Issuer
@@ -74,6 +77,16 @@ const WRONG_PARTS: &[Case] = &[
     ("  hosts:", "  origin: [https://x]\n  hosts:", 5, 11, "spec.origin", "expected a text, found a list"),
     ("issuers: [corp]", "replay: once, issuers: [corp]", 10, 21, "spec.rules[0].token.replay", "expected `consume` or `observe`, found `once`"),
     ("issuers: [corp]", "nonce: true, issuers: [corp]", 10, 20, "spec.rules[0].token.nonce", "expected a text: `off`, `on` or `required`, found a boolean"),
+    ("issuers: [corp]", "acr: [], issuers: [corp]", 10, 18, "spec.rules[0].token.acr", "an empty list"),
+    ("issuers: [corp]", "acr: gold, issuers: [corp]", 10, 18, "spec.rules[0].token.acr", "expected a list, found a text"),
+    ("issuers: [corp]", "maxAge: 900, issuers: [corp]", 10, 21, "spec.rules[0].token.maxAge", "expected a duration such as `30s`, found a number"),
+    ("issuers: [corp]", "maxAge: 0s, issuers: [corp]", 10, 21, "spec.rules[0].token.maxAge", "expected a duration from 1s to 8784h"),
+    ("issuers: [corp]", "actor: some, issuers: [corp]", 10, 20, "spec.rules[0].token.actor", "expected `none` or `any`, found `some`"),
+    ("issuers: [corp]", "actor: {}, issuers: [corp]", 10, 20, "spec.rules[0].token.actor", "an empty map"),
+    ("issuers: [corp]", "actor: {subject: [a]}, issuers: [corp]", 10, 21, "spec.rules[0].token.actor.subject", "unknown field `subject`"),
+    ("issuers: [corp]", "actor: {subjects: [{iss: a}]}, issuers: [corp]", 10, 32, "spec.rules[0].token.actor.subjects[0]", "`sub` is missing"),
+    ("issuers: [corp]", "actor: {maxDepth: 9}, issuers: [corp]", 10, 31, "spec.rules[0].token.actor.maxDepth", "expected a whole number from 1 to 8"),
+    ("issuers: [corp]", "actor: {maxDepth: 0}, issuers: [corp]", 10, 31, "spec.rules[0].token.actor.maxDepth", "expected a whole number from 1 to 8"),
     ("  hosts:", "  hosts: [a.example]\n  hosts:", 6, 3, "spec.hosts", "`hosts` is given twice"),
 ];
 
@@ -84,9 +97,6 @@ const NOT_ENFORCED: &[Unenforced] = &[
     ("    token:", "    from: {dns: [a], via: [b]}\n    token:", 10, 22, "spec.rules[0].from.via"),
     ("    token:", "    from: {dns: [a], subjects: [b]}\n    token:", 10, 22, "spec.rules[0].from.subjects"),
     ("    token:", "    from: {dns: [a], issuers: [b]}\n    token:", 10, 22, "spec.rules[0].from.issuers"),
-    ("issuers: [corp]", "acr: x, issuers: [corp]", 10, 13, "spec.rules[0].token.acr"),
-    ("issuers: [corp]", "maxAge: 5m, issuers: [corp]", 10, 13, "spec.rules[0].token.maxAge"),
-    ("issuers: [corp]", "actor: x, issuers: [corp]", 10, 13, "spec.rules[0].token.actor"),
 ];
 
 #[rustfmt::skip]
@@ -110,6 +120,11 @@ const WRONG_ISSUERS: &[Case] = &[
     ("  keys:", "  maxLifetime: 0s\n  keys:", 6, 16, "spec.maxLifetime", "expected a duration from 1s to 720h"),
     ("  keys:", "  profile: rfc9069\n  keys:", 6, 12, "spec.profile", "expected `rfc9068` or `jwt`, found `rfc9069`"),
     ("  keys:", "  requireClaims: {tenant: }\n  keys:", 6, 19, "spec.requireClaims.tenant", "expected the value that the claim must have: a text, a whole number, `true` or `false`"),
+    ("  keys:", "  scopeClaims: []\n  keys:", 6, 16, "spec.scopeClaims", "an empty list"),
+    ("  keys:", "  scopeClaims: scp\n  keys:", 6, 16, "spec.scopeClaims", "expected a list, found a text"),
+    ("  keys:", "  scopeClaims: [scope, aud]\n  keys:", 6, 24, "spec.scopeClaims[1]", "the claim `aud` holds no scopes"),
+    ("  keys:", "  scopeClaims: [roles, roles]\n  keys:", 6, 24, "spec.scopeClaims[1]", "`roles` stands twice in this list"),
+    ("  keys:", "  scopeGrammar: smart\n  keys:", 6, 17, "spec.scopeGrammar", "expected `exact` or `smart-on-fhir`, found `smart`"),
     ("{name: corp}", "{}", 3, 11, "metadata", "an empty map"),
     ("metadata: {name: corp}\n", "", 1, 1, "", "`metadata` is missing"),
 ];
@@ -199,6 +214,8 @@ fn every_field_of_an_issuer_is_read() {
   profile: jwt
   requireClaims: {tenant: example, level: 3, staff: true}
   maxKeyAge: 1h30m
+  scopeClaims: [scp, scope, roles]
+  scopeGrammar: smart-on-fhir
 ";
     let text = text.replace("{discovery: true}", "{jwksFile: ../keys/corp.json}");
     let loaded =
@@ -210,6 +227,9 @@ fn every_field_of_an_issuer_is_read() {
     assert_eq!(issuer.leeway.as_secs(), 60);
     assert_eq!(issuer.max_key_age.as_secs(), 5400);
     assert_eq!(issuer.require_claims.len(), 3);
+    let scope_claims = [ScopeClaim::Scp, ScopeClaim::Scope, ScopeClaim::Other("roles".into())];
+    assert_eq!(issuer.scope_claims, scope_claims);
+    assert_eq!(issuer.scope_grammar, ScopeGrammar::SmartOnFhir);
     assert!(matches!(&issuer.keys, KeySource::File { content, .. } if content.len() == 23));
 }
 

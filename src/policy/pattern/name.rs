@@ -92,6 +92,17 @@ pub fn scope(text: &str) -> Result<Box<str>, PatternError> {
     })
 }
 
+/// Checks a value of `acr` (RFC 9470 §3), which challenges list with spaces between them.
+///
+/// # Errors
+/// As [`scope`].
+pub fn acr(text: &str) -> Result<Box<str>, PatternError> {
+    scope(text).map_err(|PatternError { help, .. }| PatternError {
+        message: format!("`{}` is not a value of `acr`", text.escape_debug()),
+        help: help.map(|_| "write each value as an entry of its own".to_owned()),
+    })
+}
+
 /// Says whether `text` is a token (RFC 9110 §5.6.2).
 #[must_use]
 pub fn is_token(text: &str) -> bool {
@@ -147,5 +158,14 @@ mod tests {
             Some("write each scope as an entry of its own")
         );
         assert_eq!(scope("a\"").unwrap_err().message, "`a\\\"` is not a scope");
+    }
+
+    #[test]
+    fn values_of_acr_can_stand_in_a_challenge() {
+        assert_eq!(&*acr("urn:mace:incommon:iap:silver").unwrap(), "urn:mace:incommon:iap:silver");
+        let error = acr("gold silver").unwrap_err();
+        assert_eq!(error.message, "`gold silver` is not a value of `acr`");
+        assert_eq!(error.help.as_deref(), Some("write each value as an entry of its own"));
+        assert_eq!(acr("a\"").unwrap_err().message, "`a\\\"` is not a value of `acr`");
     }
 }

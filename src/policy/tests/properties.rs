@@ -1,14 +1,16 @@
 //! What holds of all policies and requests.
 
+use std::sync::Arc;
+
 use proptest::{collection::vec, option, prelude::*, sample::select, sample::subsequence};
 
 use crate::{
-    credential::{Principal, Proof},
+    credential::{Principal, Proof, actor::Actor},
     diagnostic::Spanned,
     evidence::{Attempt, Evidence, path::PathForms},
     policy::{
         PolicySet,
-        document::{BindingName, Effect, PolicyDocument, RuleDocument, Text},
+        document::{ActorDocument, BindingName, Effect, PolicyDocument, RuleDocument, Text},
         tests::{
             BY_CERTIFICATE, UNBOUND, at, compiled, decide, deny, http, naive, open, peer, policy,
             text, texts, token,
@@ -75,7 +77,7 @@ fn rules() -> impl Strategy<Value = RuleDocument> {
     let from = option::weighted(0.3, select(WORKLOADS));
     let token = option::weighted(
         0.3,
-        (select(vec!["corp", "ext"]), any::<bool>(), select(vec![0_u8, 1, 2])),
+        (select(vec!["corp", "ext"]), any::<bool>(), select(vec![0_u8, 1, 2]), 0_u8..4),
     );
     (prop::bool::weighted(0.3), to, from, token).prop_map(
         |(is_deny, (methods, paths, upgrades, preflight), from, token)| {
@@ -89,7 +91,7 @@ fn rules() -> impl Strategy<Value = RuleDocument> {
             if let Some(pattern) = from {
                 rule = rule.spiffe(&[pattern]);
             }
-            if let Some((issuer, scoped, binding)) = token {
+            if let Some((issuer, scoped, binding, actor)) = token {
                 rule = rule.token(&[issuer], if scoped { &["s"] } else { &[] }).binding(
                     match binding {
                         0 => &[],
@@ -97,6 +99,13 @@ fn rules() -> impl Strategy<Value = RuleDocument> {
                         _ => &[BindingName::None],
                     },
                 );
+                let value = match actor {
+                    0 => Some(ActorDocument::Any),
+                    1 => Some(ActorDocument::None),
+                    _ => None,
+                };
+                let part = rule.token.as_mut().unwrap();
+                part.actor = value.map(|value| Spanned { value, at: at("actor") });
             }
             rule
         },
@@ -181,17 +190,21 @@ fn principals() -> impl Strategy<Value = Principal<'static>> {
         1 => Proof::Unproven(Reason::PeerCertificateExpired),
         _ => peer(id),
     });
-    let tokens = (0_u8..4, select(vec!["corp", "ext"]), any::<bool>(), any::<bool>()).prop_map(
-        |(kind, issuer, scoped, bound)| match kind {
-            0 => Proof::Absent,
-            1 => Proof::Unproven(Reason::TokenExpired),
-            _ => token(
-                issuer,
-                if scoped { &["s"] } else { &[] },
-                if bound { BY_CERTIFICATE } else { UNBOUND },
-            ),
-        },
-    );
+    let tokens =
+        (0_u8..4, select(vec!["corp", "ext"]), any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(kind, issuer, scoped, bound, delegated)| match kind {
+                0 => Proof::Absent,
+                1 => Proof::Unproven(Reason::TokenExpired),
+                _ => {
+                    let binding = if bound { BY_CERTIFICATE } else { UNBOUND };
+                    let mut token = token(issuer, if scoped { &["s"] } else { &[] }, binding);
+                    if let (Proof::Proven(bound), true) = (&mut token, delegated) {
+                        let actor = Actor { issuer: String::new(), subject: "web".to_owned() };
+                        Arc::get_mut(&mut bound.token).unwrap().actors.push(actor);
+                    }
+                    token
+                }
+            });
     (peers, tokens).prop_map(|(peer, token)| Principal { peer, token, refused_token: None })
 }
 

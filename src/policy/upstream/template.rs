@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -15,7 +14,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::policy) enum ValueTemplate {
     /// No placeholder at all.
-    Constant(Bytes),
+    Constant(Box<[u8]>),
     /// One placeholder and nothing else: its value goes as it is.
     Alone(Place),
     /// Text with placeholders: their values are percent-encoded, so that none can pass for the text
@@ -43,8 +42,8 @@ pub(in crate::policy) enum Place {
 
 /// What a template gives.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::policy) enum Rendered {
-    Value(Bytes),
+pub(in crate::policy) enum Rendered<'a> {
+    Value(Cow<'a, [u8]>),
     /// A placeholder has no value.
     Absent,
     /// The value is no fit header value.
@@ -95,7 +94,7 @@ impl ValueTemplate {
         }
         parts.extend(literal_part(rest)?);
         Ok(match parts.as_slice() {
-            [Part::Literal(_)] | [] => Self::Constant(Bytes::copy_from_slice(text.as_bytes())),
+            [Part::Literal(_)] | [] => Self::Constant(text.as_bytes().into()),
             [Part::Place(_)] => match parts.pop() {
                 Some(Part::Place(place)) => Self::Alone(place),
                 other => Self::Composed(other.into_iter().collect()),
@@ -117,13 +116,13 @@ impl ValueTemplate {
         }))
     }
 
-    pub(in crate::policy) fn render(
-        &self,
-        principal: &Principal<'_>,
-        decision_id: &str,
-    ) -> Rendered {
+    pub(in crate::policy) fn render<'a>(
+        &'a self,
+        principal: &'a Principal<'_>,
+        decision_id: &'a str,
+    ) -> Rendered<'a> {
         let (value, spaces) = match self {
-            Self::Constant(value) => return Rendered::Value(value.clone()),
+            Self::Constant(value) => return Rendered::Value(Cow::Borrowed(value)),
             Self::Alone(place) => match place.value(principal, decision_id) {
                 Some(value) => (value, place.is_list(principal)),
                 None => return Rendered::Absent,
@@ -143,7 +142,10 @@ impl ValueTemplate {
             }
         };
         if value.len() <= MAX_VALUE_BYTES && is_value(value.as_bytes(), spaces) {
-            Rendered::Value(Bytes::copy_from_slice(value.as_bytes()))
+            Rendered::Value(match value {
+                Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),
+                Cow::Owned(value) => Cow::Owned(value.into_bytes()),
+            })
         } else {
             Rendered::Invalid
         }
@@ -287,22 +289,29 @@ pub(in crate::policy) mod tests {
                     expires: UnixTime::from_secs(0),
                     not_before: None,
                     issued: None,
+                    authenticated: None,
+                    actors: Vec::new(),
                     confirmation: Confirmation::default(),
                     claims: claims.as_object().unwrap().clone(),
                 }),
                 binding: Binding::default(),
                 proof: None,
+                authentication_age: None,
             }),
             refused_token: None,
         }
     }
 
-    fn render(text: &str, subject: &str) -> Rendered {
-        ValueTemplate::parse(text).unwrap().render(&principal(subject), "id-1")
+    fn render(text: &str, subject: &str) -> Rendered<'static> {
+        match ValueTemplate::parse(text).unwrap().render(&principal(subject), "id-1") {
+            Rendered::Value(value) => Rendered::Value(Cow::Owned(value.into_owned())),
+            Rendered::Absent => Rendered::Absent,
+            Rendered::Invalid => Rendered::Invalid,
+        }
     }
 
-    fn value(text: &str) -> Rendered {
-        Rendered::Value(Bytes::copy_from_slice(text.as_bytes()))
+    fn value(text: &str) -> Rendered<'_> {
+        Rendered::Value(Cow::Borrowed(text.as_bytes()))
     }
 
     #[test]

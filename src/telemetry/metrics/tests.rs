@@ -1,6 +1,6 @@
 //! Metrics are an interface: their names, labels and counting.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{CacheSample, IssuerSample, METRICS, Metrics, RefusedConnection, ReloadOutcome};
 use crate::{clock::UnixTime, reason::Reason, snapshot::Generation};
@@ -151,15 +151,4 @@ fn counters_go_to_their_own_label() {
     ] {
         assert!((value(&text, series) - expected).abs() < f64::EPSILON, "{series}");
     }
-}
-
-#[test]
-#[ignore = "a measurement, to be run with --release --nocapture"]
-fn cost_of_counting_a_check() {
-    let metrics = Metrics::new().unwrap();
-    let start = Instant::now();
-    for _ in 0..1_000_000 {
-        metrics.check(std::hint::black_box(Reason::Allowed), Duration::from_micros(12));
-    }
-    println!("{} ns", start.elapsed().as_nanos() / 1_000_000);
 }

@@ -58,6 +58,28 @@ impl<'l> Object<'l> {
         self.line.push(b']');
     }
 
+    /// Writes an array of objects, each as `write` fills it, if there are any.
+    pub(super) fn objects<T>(
+        &mut self,
+        name: &'static str,
+        items: &[T],
+        write: impl Fn(&T, &mut Object<'_>),
+    ) {
+        if items.is_empty() {
+            return;
+        }
+        self.name(name);
+        let mut before = b'[';
+        for item in items {
+            self.line.push(before);
+            let mut object = Object::start(self.line);
+            write(item, &mut object);
+            object.end();
+            before = b',';
+        }
+        self.line.push(b']');
+    }
+
     /// Writes a number.
     pub(super) fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
@@ -136,12 +158,15 @@ mod tests {
             object.number("number", number);
             object.texts("texts", [&*text, "b"].into_iter());
             object.texts("none", std::iter::empty());
+            object.objects("objects", &[&*text, "b"], |item, object| object.text("a", Some(item)));
+            object.objects("no objects", &[""; 0], |_, _| ());
             object.object("empty").end();
             object.end();
             assert!(line.iter().all(|byte| (b' '..=b'~').contains(byte)));
             let read: serde_json::Value = serde_json::from_slice(&line).unwrap();
             let wanted = serde_json::json!({
-                "text": text, "number": number, "texts": [text, "b"], "empty": {},
+                "text": text, "number": number, "texts": [text, "b"],
+                "objects": [{"a": text}, {"a": "b"}], "empty": {},
             });
             assert_eq!(read, wanted);
         }

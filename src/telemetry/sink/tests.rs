@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{self, Write},
     path::Path,
-    sync::{Arc, Condvar, Mutex, mpsc},
+    sync::{Arc, Condvar, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -284,24 +284,4 @@ fn nothing_is_queued_when_records_are_off_and_nothing_after_the_stop() {
     assert_eq!(queue.flush_and_stop(LONG), 0);
     assert_eq!(queue.push(&record("/")), Err(QueueFull));
     assert_eq!(pipe.text(), "");
-}
-
-#[test]
-#[ignore = "a measurement, to be run with --release --nocapture"]
-fn cost_of_a_push() {
-    let (queue, pipe, _metrics) = piped(1 << 30, Overflow::Drop);
-    let (done, finished) = mpsc::channel();
-    let start = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            let (queue, done) = (&queue, done.clone());
-            scope.spawn(move || {
-                for _ in 0..300_000 {
-                    queue.push(&record("/v1/payments/42")).unwrap();
-                }
-                done.send(start.elapsed()).unwrap();
-            });
-        }
-    });
-    println!("{} ns, {:?}", finished.recv().unwrap().as_nanos() / 300_000, pipe.text().len());
 }

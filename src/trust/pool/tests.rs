@@ -19,7 +19,7 @@ use crate::{
         },
         verify,
     },
-    policy::Needs,
+    policy::{Needs, document::ScopeClaim, scope::ScopeGrammar},
     reason::Reason,
 };
 
@@ -241,12 +241,14 @@ async fn an_unchanged_document_keeps_its_issuer_and_a_changed_one_does_not() {
     moved.issuer.at.file = "elsewhere.yaml".into();
     let same = pool.reconcile(std::slice::from_ref(&moved)).unwrap().remove(0);
     assert!(Arc::ptr_eq(&first, &same));
-    let changes: [fn(&mut IssuerDocument); 5] = [
+    let changes: [fn(&mut IssuerDocument); 7] = [
         |document| document.leeway = Duration::from_secs(1),
         |document| document.types.push("jwt".to_owned()),
         |document| document.audiences.push(text("https://more.example")),
         |document| document.require_claims.push(("tenant".to_owned(), json!(1))),
         |document| document.keys = from_file(&jwks(&[&Signer::es256("k2")])).keys,
+        |document| document.scope_claims = vec![ScopeClaim::Scp],
+        |document| document.scope_grammar = ScopeGrammar::SmartOnFhir,
     ];
     for change in changes {
         let mut document = moved.clone();
