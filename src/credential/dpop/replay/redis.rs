@@ -112,7 +112,7 @@ enum Failure {
         source: io::Error,
     },
     #[error(transparent)]
-    Redis(#[from] RedisError),
+    Redis(RedisError),
     #[error("it does not answer in time")]
     Time,
     #[error("its `maxmemory-policy` is `{0}`, which forgets used proofs: it must be `noeviction`")]
@@ -125,6 +125,13 @@ enum Failure {
     Info(&'static str),
     #[error("it was restarted or replaced")]
     Replaced,
+}
+
+impl From<RedisError> for Failure {
+    /// Whether the client's bound or ours ended the wait is nothing to an operator.
+    fn from(error: RedisError) -> Self {
+        if error.is_timeout() { Self::Time } else { Self::Redis(error) }
+    }
 }
 
 impl RedisStore {
