@@ -27,7 +27,7 @@ use symbolon::cli::demo::{
 #[expect(clippy::disallowed_methods, reason = "no setting of the program: it tells which program")]
 pub fn symbolon() -> &'static Path {
     static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-        std::env::var_os("SYMBOLON_TEST_BINARY")
+        std::env::var_os("TESTED_SYMBOLON")
             .unwrap_or_else(|| env!("CARGO_BIN_EXE_symbolon").into())
             .into()
     });
