@@ -124,6 +124,8 @@ pub struct OutboundSettings {
     pub hosts: Vec<String>,
     /// `caFile`: PEM, instead of the system's certificate authorities.
     pub ca_file: Option<PathBuf>,
+    /// `credentialsDir`: our credentials at issuers, in a folder for each Issuer.
+    pub credentials_dir: Option<PathBuf>,
 }
 
 /// `cache`.

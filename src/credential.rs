@@ -5,6 +5,7 @@ pub mod binding;
 pub mod cache;
 pub mod claims;
 pub mod dpop;
+pub mod introspection;
 pub mod peer;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -16,16 +17,26 @@ use crate::{
     clock::UnixTime,
     credential::{
         binding::Binding,
-        cache::TokenCache,
-        claims::{AccessToken, ClaimsError},
+        cache::{Kept, TokenCache},
+        claims::{AccessToken, ClaimsError, Required},
         dpop::{Call, ProofVerifier, VerifiedProof},
+        introspection::{IntrospectedError, Presented},
         token::TokenError,
     },
-    evidence::{Evidence, authorization::Credentials, peer::PeerEvidence},
+    evidence::{
+        Evidence,
+        authorization::{Credentials, Scheme},
+        peer::PeerEvidence,
+    },
     identity::{SpiffeId, Thumbprint},
+    json::Object,
     policy::Needs,
     reason::Reason,
-    trust::{Issuer, Trust, jwks::Found},
+    trust::{
+        Issuer, Refetch, Trust,
+        introspection::{Introspected, Introspection},
+        jwks::Found,
+    },
 };
 
 /// What is known of a credential. Absent is known; unproven is not.
@@ -87,86 +98,210 @@ impl BoundToken {
     }
 }
 
-/// The outcome of [`verify`].
+/// The outcome of [`Verifier::verify`].
 #[derive(Debug)]
 pub enum Verified<'e> {
     /// All that was needed is settled.
     Settled(Principal<'e>),
     /// The token names a key that its issuer's set does not have: a refetch may bring it. Await it, then
-    /// call [`verify`] again with [`Refetched::Yes`].
-    KeyMissing(crate::trust::Refetch),
+    /// ask again with [`Waited::refetched`].
+    KeyMissing(Refetch),
+    /// The token's issuer has to be asked about it. Await it, then ask again with what it answered as
+    /// [`Waited::introspected`].
+    Introspects(Introspection),
 }
 
-/// Whether a refetch was waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refetched {
-    /// No: for a missing key it may be worth one.
-    No,
-    /// Yes: a missing key is unknown for good.
-    Yes,
+/// What was waited for before: nothing at first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waited<'w> {
+    /// A refetch of keys: one that is missing still is unknown for good.
+    pub refetched: bool,
+    /// What an issuer said about a token.
+    pub introspected: Option<&'w Introspected>,
 }
 
-/// Verifies what the candidate rules need. Synchronous; takes no lock that is held across an await.
-///
-/// The peer is always judged, the token only where `needs` says so. After a refetch a key that is missing
-/// is unknown for good.
-///
-/// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding; nor whether
-/// a proof was used before.
-pub fn verify<'e>(
-    evidence: &'e Evidence<'e>,
-    needs: Needs,
-    trust: &Trust,
-    tokens: &TokenCache,
-    proofs: &ProofVerifier,
-    now: UnixTime,
-    refetched: Refetched,
-) -> Verified<'e> {
-    let mut principal = Principal {
-        peer: peer::verify(evidence.peer.as_ref(), trust, now),
-        token: Proof::Absent,
-        refused_token: None,
-    };
-    if !needs.token {
-        return Verified::Settled(principal);
+/// What verifying rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Verifier<'v> {
+    /// Whom we believe.
+    pub trust: &'v Trust,
+    /// Tokens verified before.
+    pub tokens: &'v TokenCache,
+    /// Verifies DPoP proofs.
+    pub proofs: &'v ProofVerifier,
+    /// The time of the check.
+    pub now: UnixTime,
+}
+
+impl Verifier<'_> {
+    /// Verifies the peer, which is always judged: which rules ask further depends on it.
+    #[must_use]
+    pub fn peer<'e>(&self, evidence: &'e Evidence<'e>) -> Proof<Peer<'e>> {
+        peer::verify(evidence.peer.as_ref(), self.trust, self.now)
     }
-    let (scheme, token) = match evidence.credentials() {
-        Credentials::Absent => return Verified::Settled(principal),
-        Credentials::Unusable(reason) => {
-            principal.token = Proof::Unproven(reason);
+
+    /// Verifies what the candidate rules need besides the `peer`. Synchronous; takes no lock that is held
+    /// across an await.
+    ///
+    /// The token is judged only where `needs` says so. After a refetch a key that is missing is unknown for
+    /// good.
+    ///
+    /// Does *not* check whom the token is for, its scopes, or what a rule asks of peer and binding; nor
+    /// whether a proof was used before.
+    #[must_use]
+    pub fn verify<'e>(
+        &self,
+        evidence: &'e Evidence<'e>,
+        peer: Proof<Peer<'e>>,
+        needs: Needs<'_>,
+        waited: Waited<'_>,
+    ) -> Verified<'e> {
+        let mut principal = Principal { peer, token: Proof::Absent, refused_token: None };
+        if !needs.token {
             return Verified::Settled(principal);
         }
-        Credentials::Token { scheme, token } => (scheme, token),
-    };
-    let verified = verify_token(token, trust, tokens, now).and_then(|(token, hash)| {
+        let (scheme, token) = match evidence.credentials() {
+            Credentials::Absent => return Verified::Settled(principal),
+            Credentials::Unusable(reason) => {
+                principal.token = Proof::Unproven(reason);
+                return Verified::Settled(principal);
+            }
+            Credentials::Token { scheme, token } => (scheme, token),
+        };
+        let verified = self
+            .token(token, needs.opaque, waited)
+            .and_then(|(token, hash)| self.bind(evidence, scheme, &principal.peer, token, hash));
+        match verified {
+            Ok(token) => principal.token = Proof::Proven(token),
+            Err(Refusal::Final { reason, token }) => {
+                principal.token = Proof::Unproven(reason);
+                principal.refused_token = token;
+            }
+            Err(Refusal::KeyMissing { reason, issuer }) => {
+                match if waited.refetched { None } else { issuer.refetch() } {
+                    Some(refetch) => return Verified::KeyMissing(refetch),
+                    None => principal.token = Proof::Unproven(reason),
+                }
+            }
+            Err(Refusal::Unasked(introspection)) => return Verified::Introspects(introspection),
+        }
+        Verified::Settled(principal)
+    }
+
+    /// Proves how a token is bound to this call.
+    fn bind(
+        &self,
+        evidence: &Evidence<'_>,
+        scheme: Scheme,
+        peer: &Proof<Peer<'_>>,
+        token: Arc<AccessToken>,
+        hash: Thumbprint,
+    ) -> Result<BoundToken, Refusal> {
         let prove_key = |key| {
             let http = evidence.http();
             let (method, path) = http.map_or(("", ""), |http| (http.method, http.path.sent()));
             let presented = http.map(|http| http.proof).unwrap_or_default();
-            proofs.verify(presented, Call { method, path, token: hash, key }, now).map(Box::new)
+            let call = Call { method, path, token: hash, key };
+            self.proofs.verify(presented, call, self.now).map(Box::new)
         };
-        match token.confirmation.prove(scheme, evidence.peer.as_ref(), now, prove_key) {
-            Ok((binding, proof)) => match actor::check_peer(&token.actors, &principal.peer) {
-                Ok(()) => Ok(BoundToken::new(token, binding, proof, now)),
+        let proven = token.confirmation.prove(scheme, evidence.peer.as_ref(), self.now, prove_key);
+        match proven {
+            Ok((binding, proof)) => match actor::check_peer(&token.actors, peer) {
+                Ok(()) => Ok(BoundToken::new(token, binding, proof, self.now)),
                 Err(error) => Err(Refusal::of(token, error)),
             },
             Err(error) => Err(Refusal::of(token, error)),
         }
-    });
-    match verified {
-        Ok(token) => principal.token = Proof::Proven(token),
-        Err(Refusal::Final { reason, token }) => {
-            principal.token = Proof::Unproven(reason);
-            principal.refused_token = token;
-        }
-        Err(Refusal::KeyMissing { reason, issuer }) => {
-            match if refetched == Refetched::Yes { None } else { issuer.refetch() } {
-                Some(refetch) => return Verified::KeyMissing(refetch),
-                None => principal.token = Proof::Unproven(reason),
-            }
-        }
     }
-    Verified::Settled(principal)
+
+    /// Verifies a token as far as it does not depend on the call; returns its SHA-256 with it. Warm, this is
+    /// a hash, a look-up and the times.
+    fn token(
+        &self,
+        token: &str,
+        opaque: Option<&str>,
+        waited: Waited<'_>,
+    ) -> Result<(Arc<AccessToken>, Thumbprint), Refusal> {
+        // Before it is hashed: an oversized token costs nothing.
+        if token.len() > token::MAX_BYTES {
+            return Err(TokenError::TooLong.into());
+        }
+        let asked = if token::is_compact_jws(token) {
+            None
+        } else {
+            Some(introspection::issuer(opaque, &self.trust.issuers)?)
+        };
+        let key = TokenCache::key(token);
+        if let Some((token, issuer)) = self.tokens.find(key, &self.trust.issuers, self.now)
+            // What one issuer said of an opaque token is not another's word.
+            && asked.is_none_or(|asked| Arc::ptr_eq(asked, issuer))
+        {
+            return match token.check_times(&issuer.document, self.now) {
+                Ok(()) => Ok((token, key.hash())),
+                Err(error) => {
+                    self.tokens.forget(key);
+                    Err(Refusal::of(token, error))
+                }
+            };
+        }
+        let presented = Presented { token, hash: key.hash(), now: self.now, waited };
+        let kept = match asked {
+            Some(issuer) => introspection::read_opaque(presented, issuer)?,
+            None => self.signed(presented)?,
+        };
+        let token = Arc::clone(&kept.token);
+        self.tokens.keep(key, kept);
+        Ok((token, key.hash()))
+    }
+
+    /// Verifies a JWT that was not seen before. Nothing that it claims counts before its signature holds
+    /// (RFC 8725 §3.3): `iss` only chooses whose keys are asked.
+    fn signed(&self, presented: Presented<'_>) -> Result<Kept, Refusal> {
+        let jws = token::parse(presented.token)?;
+        let issuer = self.trust.issuers.find(jws.issuer()?).ok_or(TokenError::IssuerUnknown)?;
+        jws.check_header(&issuer.document)?;
+        let missing = |error: TokenError| Refusal::KeyMissing {
+            reason: error.into(),
+            issuer: Arc::clone(issuer),
+        };
+        let keys = issuer.keys(self.now).ok_or_else(|| missing(TokenError::KeysUnavailable))?;
+        // A token that names no key may be signed by the one that has taken the place of ours.
+        let is_named = jws.names_key();
+        let refused =
+            |error: TokenError| if is_named { Refusal::from(error) } else { missing(error) };
+        let claims = match jws.find_key(&keys.set, &issuer.document) {
+            Found::Key(key) => jws.verify_signature(key).map_err(refused)?,
+            Found::Unknown => return Err(missing(TokenError::KeyUnknown)),
+            Found::Unfit => return Err(refused(TokenError::KeyUnknown)),
+        };
+        let required = Required::of(issuer.document.profile);
+        let token = judge(issuer, claims, required, self.now)?;
+        let iss = Arc::clone(issuer.shared_identifier());
+        let kept = Kept { token, iss, version: keys.version, until: None };
+        introspection::narrow(presented, issuer, kept)
+    }
+}
+
+/// Reads claims that the issuer vouches for, and judges what does not depend on the call.
+fn judge(
+    issuer: &Issuer,
+    claims: Object,
+    required: Required,
+    now: UnixTime,
+) -> Result<Arc<AccessToken>, Refusal> {
+    let (token, bindable) =
+        AccessToken::read(Arc::clone(issuer.name()), &issuer.document, claims, required)?;
+    let token = Arc::new(token);
+    let checked = token
+        .check_times(&issuer.document, now)
+        .and_then(|()| token.check_document(&issuer.document, now));
+    if let Err(error) = checked {
+        return Err(Refusal::of(token, error));
+    }
+    match bindable {
+        Ok(()) => Ok(token),
+        Err(error) => Err(Refusal::of(token, error)),
+    }
 }
 
 /// Why a token is not verified.
@@ -179,6 +314,8 @@ enum Refusal {
     },
     /// Unless newer keys of the issuer say otherwise.
     KeyMissing { reason: Reason, issuer: Arc<Issuer> },
+    /// Unless its issuer, which has to be asked, says otherwise.
+    Unasked(Introspection),
 }
 
 impl Refusal {
@@ -199,68 +336,9 @@ impl From<ClaimsError> for Refusal {
     }
 }
 
-/// Verifies a token as far as it does not depend on the call; returns its SHA-256 with it. Warm, this is a
-/// hash, a look-up and the times.
-fn verify_token(
-    token: &str,
-    trust: &Trust,
-    tokens: &TokenCache,
-    now: UnixTime,
-) -> Result<(Arc<AccessToken>, Thumbprint), Refusal> {
-    // Before it is hashed: an oversized token costs nothing.
-    if token.len() > token::MAX_BYTES {
-        return Err(TokenError::TooLong.into());
-    }
-    let key = TokenCache::key(token);
-    if let Some((token, issuer)) = tokens.find(key, &trust.issuers, now) {
-        return match token.check_times(&issuer.document, now) {
-            Ok(()) => Ok((token, key.hash())),
-            Err(error) => {
-                tokens.forget(key);
-                Err(Refusal::of(token, error))
-            }
-        };
-    }
-    let (token, issuer, key_version) = verify_signed(token, trust, now)?;
-    tokens.keep(key, issuer, key_version, Arc::clone(&token));
-    Ok((token, key.hash()))
-}
-
-/// Verifies a token that was not seen before. Nothing that it claims counts before its signature holds
-/// (RFC 8725 §3.3): `iss` only chooses whose keys are asked.
-fn verify_signed<'t>(
-    token: &str,
-    trust: &'t Trust,
-    now: UnixTime,
-) -> Result<(Arc<AccessToken>, &'t Issuer, u64), Refusal> {
-    let jws = token::parse(token)?;
-    let issuer = trust.issuers.find(jws.issuer()?).ok_or(TokenError::IssuerUnknown)?;
-    jws.check_header(&issuer.document)?;
-    let missing = |error: TokenError| Refusal::KeyMissing {
-        reason: error.into(),
-        issuer: Arc::clone(issuer),
-    };
-    let keys = issuer.keys(now).ok_or_else(|| missing(TokenError::KeysUnavailable))?;
-    // A token that names no key may be signed by the one that has taken the place of ours.
-    let is_named = jws.names_key();
-    let refused = |error: TokenError| if is_named { Refusal::from(error) } else { missing(error) };
-    let claims = match jws.find_key(&keys.set, &issuer.document) {
-        Found::Key(key) => jws.verify_signature(key).map_err(refused)?,
-        Found::Unknown => return Err(missing(TokenError::KeyUnknown)),
-        Found::Unfit => return Err(refused(TokenError::KeyUnknown)),
-    };
-    let name = Arc::clone(issuer.name());
-    let (token, bindable) = AccessToken::read(name, &issuer.document, claims)?;
-    let token = Arc::new(token);
-    let checked = token
-        .check_times(&issuer.document, now)
-        .and_then(|()| token.check_document(&issuer.document, now));
-    if let Err(error) = checked {
-        return Err(Refusal::of(token, error));
-    }
-    match bindable {
-        Ok(()) => Ok((token, issuer, keys.version)),
-        Err(error) => Err(Refusal::of(token, error)),
+impl From<IntrospectedError> for Refusal {
+    fn from(error: IntrospectedError) -> Self {
+        Self::Final { reason: error.into(), token: None }
     }
 }
 

@@ -29,9 +29,12 @@ pub use step_up::StepUp;
 
 /// What the candidate rules need to have verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct Needs<'s> {
     /// The peer.
     pub peer: bool,
     /// The access token with its binding.
     pub token: bool,
+    /// The Issuer, by name, that is asked about a token that is no JWT: such a one names none itself. `None`
+    /// where no rule that this peer could satisfy takes opaque tokens.
+    pub opaque: Option<&'s str>,
 }

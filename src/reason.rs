@@ -178,7 +178,7 @@ reasons! {
     TokenInQuery = "token_in_query", Token, InvalidRequest;
     /// The token is over the size limit.
     TokenTooLarge = "token_too_large", Token, InvalidToken;
-    /// The token is not a well-formed compact JWS with JSON objects inside.
+    /// The token is not a well-formed compact JWS with JSON objects inside, and nobody here takes opaque ones.
     TokenMalformed = "token_malformed", Token, InvalidToken;
     /// The token's `typ` is not one the issuer uses for access tokens.
     TokenType = "token_type", Token, InvalidToken;
@@ -198,7 +198,7 @@ reasons! {
     TokenClaimMissing = "token_claim_missing", Token, InvalidToken;
     /// A claim has the wrong type or a value that is out of range.
     TokenClaimInvalid = "token_claim_invalid", Token, InvalidToken;
-    /// A claim has not the value that the Issuer requires.
+    /// A claim has not the value that the Issuer requires, or the issuer's own answer contradicts it.
     TokenClaimMismatch = "token_claim_mismatch", Token, InvalidToken;
     /// The token has expired.
     TokenExpired = "token_expired", Token, InvalidToken;
@@ -212,6 +212,11 @@ reasons! {
     TokenAudience = "token_audience", Token, InvalidToken;
     /// The token's issuer is declared and the rule does not name it.
     TokenIssuerNotAllowed = "token_issuer_not_allowed", Token, InvalidToken;
+
+    /// The issuer, asked about the token, says that it is not active.
+    TokenInactive = "token_inactive", Token, InvalidToken;
+    /// The issuer could not be asked about the token, or did not answer as it should.
+    IntrospectionUnavailable = "introspection_unavailable", Token, Unavailable;
 
     /// The rule asks for a sender-constrained token and this one is not bound.
     TokenUnbound = "token_unbound", Binding, InvalidToken;

@@ -26,7 +26,7 @@ use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
     credential::{
-        self, Peer, Principal, Proof, Refetched, Verified,
+        Peer, Principal, Proof, Verified, Verifier, Waited,
         cache::TokenCache,
         claims::AccessToken,
         dpop::{
@@ -54,7 +54,10 @@ use crate::{
         unary::{UnaryBody, UnaryError},
         wire::CheckRequest,
     },
-    trust::Refetch,
+    trust::{
+        Refetch,
+        introspection::{Introspected, Introspection},
+    },
 };
 
 /// `envoy.service.auth.v3.Authorization`, cheap to clone.
@@ -157,16 +160,19 @@ enum Step<'c> {
     Done(CheckResponse),
     /// To a key that only a refetch may bring; then it starts again.
     Refetch(Refetch),
+    /// To a token that its issuer is asked about; then it starts again.
+    Introspect(Introspection),
     /// To an allow for which the use of a proof has to be recorded first; then it starts again.
     Consume(&'c RedisStore, Pending),
 }
 
 /// What a check that starts again knows from before.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Before {
     /// When it began: what was decided then is decided alike.
     now: UnixTime,
-    refetched: Refetched,
+    refetched: bool,
+    introspected: Option<Introspected>,
     recorded: Option<Recorded>,
 }
 
@@ -209,22 +215,29 @@ impl<'c> Check<'c> {
             return self.refuse(Reason::NoPolicyLoaded);
         };
         let now = self.context.clock.now();
-        let mut before = Before { now, refetched: Refetched::No, recorded: None };
+        let mut before = Before { now, refetched: false, introspected: None, recorded: None };
         // All but waiting is synchronous, so that this future holds no more than the message.
         loop {
-            match self.decide(&message, snapshot, before) {
+            match self.decide(&message, snapshot, &before) {
                 Step::Done(response) => return response,
                 // Each is asked for once; were it asked for again, nothing would be proven.
-                Step::Refetch(_) if before.refetched == Refetched::Yes => {
+                Step::Refetch(_) if before.refetched => {
                     return self.refuse(Reason::TokenKeyUnknown);
+                }
+                Step::Introspect(_) if before.introspected.is_some() => {
+                    return self.refuse(Reason::IntrospectionUnavailable);
                 }
                 Step::Consume(..) if before.recorded.is_some() => {
                     return self.refuse(Reason::DpopReplayStoreUnavailable);
                 }
                 Step::Refetch(refetch) => {
                     refetch.0.await;
-                    let now = self.context.clock.now();
-                    before = Before { now, refetched: Refetched::Yes, ..before };
+                    before.now = self.context.clock.now();
+                    before.refetched = true;
+                }
+                Step::Introspect(introspection) => {
+                    before.introspected = Some(introspection.0.await);
+                    before.now = self.context.clock.now();
                 }
                 Step::Consume(store, pending) => {
                     // On the heap, as nearly every check does without it.
@@ -236,8 +249,8 @@ impl<'c> Check<'c> {
     }
 
     /// Runs the pipeline as far as it comes without waiting.
-    fn decide(&self, message: &[u8], snapshot: &Snapshot, before: Before) -> Step<'c> {
-        let Before { now, refetched, recorded } = before;
+    fn decide(&self, message: &[u8], snapshot: &Snapshot, before: &Before) -> Step<'c> {
+        let Before { now, refetched, ref introspected, recorded } = *before;
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
         let Ok(request) = CheckRequest::decode(message) else {
@@ -253,11 +266,14 @@ impl<'c> Check<'c> {
         self.drill(&evidence);
         let candidates = snapshot.policies.candidates(&evidence);
         let Context { tokens, proofs, .. } = self.context;
-        let needs = candidates.needs();
-        let verified = credential::verify(&evidence, needs, trust, tokens, proofs, now, refetched);
-        let principal = match verified {
+        let verifier = Verifier { trust, tokens, proofs, now };
+        let peer = verifier.peer(&evidence);
+        let needs = candidates.needs(&peer);
+        let waited = Waited { refetched, introspected: introspected.as_ref() };
+        let principal = match verifier.verify(&evidence, peer, needs, waited) {
             Verified::Settled(principal) => principal,
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
+            Verified::Introspects(introspection) => return Step::Introspect(introspection),
         };
         let nonce;
         let known = Known { evidence: &evidence, principal: &principal, message, now, recorded };
@@ -360,6 +376,7 @@ impl<'c> Check<'c> {
             scopes: &token.scopes,
             jti: token.id.as_deref(),
             binding,
+            introspected: token.introspected,
             actors: &token.actors,
         });
         self.context.records.push(&record)

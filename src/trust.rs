@@ -1,7 +1,9 @@
 //! Whom we believe: declared trust domains and issuers, with the issuers' keys.
 
+pub mod credentials;
 pub mod discovery;
 pub mod fetch;
+pub mod introspection;
 pub mod issuer;
 pub mod jwks;
 pub mod pool;
@@ -39,6 +41,12 @@ impl Issuers {
         self.by_identifier.get(iss)
     }
 
+    /// Returns the issuer that policies call `name`. For tokens that name no issuer; looks through all.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Arc<Issuer>> {
+        self.iter().find(|issuer| **issuer.name() == *name)
+    }
+
     /// Returns the issuers, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Issuer>> {
         self.by_identifier.values()
@@ -52,6 +60,24 @@ impl From<Vec<Arc<Issuer>>> for Issuers {
             issuers.into_iter().map(|issuer| (issuer.identifier().into(), issuer)).collect();
         Self { by_identifier }
     }
+}
+
+/// An issuer with these keys that could be asked about tokens, and is not there.
+#[cfg(test)]
+pub(crate) fn issuer_that_answers(
+    document: crate::policy::document::IssuerDocument,
+    keys: &str,
+) -> Arc<Issuer> {
+    let fetcher = fetch::Fetcher::new(&crate::config::OutboundSettings::default()).unwrap();
+    let introspector = introspection::Introspector::new(
+        document.introspection.clone().unwrap(),
+        ("corp", &document.issuer.value),
+        (fetcher.clone(), fetcher.credentials("corp")),
+        Arc::new(crate::clock::ManualClock::at(1_800_000_000)),
+        tokio::runtime::Handle::current(),
+    );
+    let keys = jwks::KeySet::parse(keys.as_bytes()).unwrap();
+    Arc::new(Issuer::with_keys(document, keys).asked_by(Some(introspector)))
 }
 
 /// A refetch of an issuer's keys that is under way, shared by all checks that wait for it.

@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use symbolon::{
-    credential::{self, Refetched},
+    credential::{Verifier, Waited},
     evidence::{Evidence, authorization::Credentials},
     policy::Needs,
     reason::Reason,
@@ -27,7 +27,7 @@ use self::world::{Asked, Caches, World, proofs};
 const RULES: usize = 100;
 
 /// What checks need: all of it.
-const NEEDS: Needs = Needs { peer: true, token: true };
+const NEEDS: Needs<'_> = Needs { peer: true, token: true, opaque: None };
 
 /// A stage: each run takes the next check.
 pub(crate) struct Stage {
@@ -104,7 +104,9 @@ fn token(name: &'static str, world: &World, caches: &Caches) -> anyhow::Result<S
     let proofs = proofs()?;
     Ok(Stage::of(name, world, move |asked| {
         let Asked { evidence, .. } = *asked;
-        black_box(credential::verify(evidence, NEEDS, trust, &tokens, &proofs, now, Refetched::No));
+        let verifier = Verifier { trust, tokens: &tokens, proofs: &proofs, now };
+        let peer = verifier.peer(evidence);
+        black_box(verifier.verify(evidence, peer, NEEDS, Waited::default()));
     }))
 }
 

@@ -12,7 +12,7 @@ use symbolon::{
     clock::{SharedClock, SystemClock, UnixTime},
     config::{CheckSettings, Overflow, RecordSettings, RecordSink, Settings},
     credential::{
-        self, Principal, Proof, Refetched, Verified,
+        Principal, Proof, Verified, Verifier, Waited,
         cache::TokenCache,
         dpop::{
             ProofRules, ProofVerifier,
@@ -164,15 +164,13 @@ impl World {
         let evidence = Evidence::read(kept, self.sources(), None, &self.caches.certificates)?;
         let evidence: &'static Evidence<'static> = Box::leak(Box::new(evidence));
         let candidates = self.snapshot.policies.candidates(evidence);
-        let Verified::Settled(principal) = credential::verify(
-            evidence,
-            candidates.needs(),
-            &self.snapshot.trust,
-            &self.caches.tokens,
-            &proofs()?,
-            self.now(),
-            Refetched::No,
-        ) else {
+        let proofs = proofs()?;
+        let (trust, tokens) = (&self.snapshot.trust, &*self.caches.tokens);
+        let verifier = Verifier { trust, tokens, proofs: &proofs, now: self.now() };
+        let peer = verifier.peer(evidence);
+        let needs = candidates.needs(&peer);
+        let outcome = verifier.verify(evidence, peer, needs, Waited::default());
+        let Verified::Settled(principal) = outcome else {
             return Err(anyhow!("the issuer lacks a key"));
         };
         let principal: &'static Principal<'static> = Box::leak(Box::new(principal));
@@ -258,6 +256,7 @@ impl Asked {
                 scopes: &bound.token.scopes,
                 jti: bound.token.id.as_deref(),
                 binding: &["certificate"],
+                introspected: bound.token.introspected,
                 actors: &bound.token.actors,
             });
         }

@@ -26,14 +26,17 @@ use crate::{
         reload::{ReloadStatus, Reloader, Reloading, build_with},
     },
     telemetry::{
-        metrics::{CacheSample, IssuerSample, Metrics, RefusedConnection, ReplaySample},
+        metrics::{
+            CacheSample, IntrospectionSample, IssuerSample, Metrics, RefusedConnection,
+            ReplaySample,
+        },
         sink::RecordQueue,
     },
     transport::{
         AuthorizationService, Context,
         server::{CallerRule, ConnectionObserver, Refused},
     },
-    trust::{IssuerPool, IssuerStatus, Trust, jwks},
+    trust::{IssuerPool, IssuerStatus, Trust, introspection::IntrospectionStatus, jwks},
 };
 
 /// Starts what the server rests on: reload, keys, caches, metrics, records.
@@ -250,6 +253,14 @@ fn watch(
             keys: issuer.keys,
             age: issuer.age,
             failures: issuer.failures,
+            introspection: issuer.introspection.map(|asked| IntrospectionSample {
+                outcomes: [
+                    ("active", asked.active),
+                    ("inactive", asked.inactive),
+                    ("unavailable", asked.unavailable),
+                ],
+                paused: asked.paused,
+            }),
         };
         issuers.status().into_iter().map(sample).collect()
     }));
@@ -328,6 +339,7 @@ impl State {
             let age = issuer.age.map(|age| format!(", seen {} s ago", age.as_secs()));
             let error = issuer.last_error.map(|error| format!(", last error: {error}"));
             let keys = match issuer.keys {
+                0 if issuer.opaque_only => "asked about opaque tokens".to_owned(),
                 0 => "no usable keys, its tokens are denied".to_owned(),
                 number => format!("{number} keys"),
             };
@@ -337,6 +349,13 @@ impl State {
                 age.unwrap_or_default(),
                 error.unwrap_or_default()
             ));
+            if let Some(IntrospectionStatus { last_error: Some(error), .. }) = issuer.introspection
+            {
+                lines.push(format!(
+                    "issuer {}: does not answer about tokens, which are denied: {error}",
+                    issuer.name
+                ));
+            }
         }
         lines.push(match self.replay.status() {
             StoreStatus { up: true, kind, .. } => format!("used DPoP proofs: {kind}, up"),
@@ -361,6 +380,13 @@ impl State {
                 "ageSeconds": issuer.age.map(|age| age.as_secs()),
                 "lastError": issuer.last_error,
                 "failures": issuer.failures,
+                "introspection": issuer.introspection.as_ref().map(|asked| json!({
+                    "active": asked.active,
+                    "inactive": asked.inactive,
+                    "unavailable": asked.unavailable,
+                    "paused": asked.paused,
+                    "lastError": asked.last_error,
+                })),
             })
         });
         let replay = self.replay.status();

@@ -194,7 +194,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "outbound.hosts",
         default: "",
-        meaning: "hosts that may be contacted for keys, exact or `*.suffix`; loopback always may",
+        meaning: "hosts that may be contacted for keys and about tokens, exact or `*.suffix`; loopback always may",
         kind: Kind::Texts(Shape::Host, |s, v| s.outbound.hosts = v),
     },
     Setting {
@@ -202,6 +202,12 @@ pub const SETTINGS: &[Setting] = &[
         default: "",
         meaning: "certificate authorities in PEM for those hosts, instead of the system's",
         kind: Kind::File(|s, v| s.outbound.ca_file = Some(v)),
+    },
+    Setting {
+        key: "outbound.credentialsDir",
+        default: "",
+        meaning: "our credentials at issuers: for the Issuer `NAME` the files `NAME/client-secret`, `NAME/client-key.pem` (PKCS#8) and `NAME/tls.crt` with `NAME/tls.key`, as its `introspection` needs them; the certificate is presented in every request to that issuer. Read when they are needed",
+        kind: Kind::File(|s, v| s.outbound.credentials_dir = Some(v)),
     },
     Setting {
         key: "cache.tokens",

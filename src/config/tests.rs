@@ -53,6 +53,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("reload.poll", "1s"),
     ("outbound.hosts", "a.example, *.b.example"),
     ("outbound.caFile", "/o"),
+    ("outbound.credentialsDir", "/x"),
     ("cache.tokens", "10"),
     ("cache.certificates", "11"),
     ("dpop.algorithms", "ES256,PS384"),

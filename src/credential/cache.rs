@@ -36,14 +36,22 @@ impl CacheKey {
     }
 }
 
+/// A token that was verified, and what that rests on.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) token: Arc<AccessToken>,
+    /// The issuer identifier: finds the issuer without reading the token.
+    pub(super) iss: Arc<str>,
+    /// The version of the keys it was verified with, or of what the issuer was asked at.
+    pub(super) version: u64,
+    /// Until when the issuer's word on it counts, where it was asked.
+    pub(super) until: Option<UnixTime>,
+}
+
 /// One verified token.
 #[derive(Clone, Debug)]
 struct Entry {
-    token: Arc<AccessToken>,
-    /// The issuer identifier: finds the issuer without reading the token.
-    iss: Arc<str>,
-    /// The version of the keys it was verified with.
-    key_version: u64,
+    kept: Kept,
     weight: u64,
 }
 
@@ -101,34 +109,30 @@ impl TokenCache {
         CacheKey(Thumbprint::of(token.as_bytes()))
     }
 
-    /// Returns a token that was verified by an issuer of `issuers` with the keys it has now.
+    /// Returns a token that was verified by an issuer of `issuers` with what it has now.
     pub(super) fn find<'i>(
         &self,
         key: CacheKey,
         issuers: &'i Issuers,
         now: UnixTime,
     ) -> Option<(Arc<AccessToken>, &'i Arc<Issuer>)> {
-        let found = self.entries.get(key.0.as_bytes()).and_then(|entry| {
+        let found = self.entries.get(key.0.as_bytes()).and_then(|Entry { kept, .. }| {
             // The version is of this very document and key set: no other issuer's, none from before.
-            let issuer = issuers.find(&entry.iss)?;
-            (issuer.key_version(now) == Some(entry.key_version)).then_some((entry.token, issuer))
+            let issuer = issuers.find(&kept.iss)?;
+            let is_current = issuer.key_version(now) == Some(kept.version)
+                || issuer.introspection_version() == Some(kept.version);
+            let counts = kept.until.is_none_or(|until| now < until);
+            (is_current && counts).then_some((kept.token, issuer))
         });
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    /// Keeps a token that was verified with the keys of `key_version`.
-    pub(super) fn keep(
-        &self,
-        key: CacheKey,
-        issuer: &Issuer,
-        key_version: u64,
-        token: Arc<AccessToken>,
-    ) {
-        let weight = u64::try_from(token.weight()).unwrap_or(u64::MAX).max(BYTES_PER_ENTRY);
-        let iss = Arc::clone(issuer.shared_identifier());
-        self.entries.insert(*key.0.as_bytes(), Entry { token, iss, key_version, weight });
+    /// Keeps a token that was verified.
+    pub(super) fn keep(&self, key: CacheKey, kept: Kept) {
+        let weight = u64::try_from(kept.token.weight()).unwrap_or(u64::MAX).max(BYTES_PER_ENTRY);
+        self.entries.insert(*key.0.as_bytes(), Entry { kept, weight });
     }
 
     /// Drops a token that has expired.

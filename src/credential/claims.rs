@@ -20,7 +20,7 @@ use crate::{
 /// A token for more services than this is for nobody in particular.
 pub const MAX_AUDIENCES: usize = 100;
 
-/// The claims of a token whose signature, type and issuer were verified. What depends on the time or the
+/// The claims of a token whose signature, type and issuer were verified, or that its issuer told when asked. What depends on the time or the
 /// call (expiry, audience, binding) is looked at on every check.
 ///
 /// Holds no secret: without the signature, claims are no token.
@@ -50,8 +50,36 @@ pub struct AccessToken {
     pub actors: Vec<Actor>,
     /// `cnf`.
     pub confirmation: Confirmation,
+    /// Whether the issuer was asked about it (RFC 7662).
+    pub introspected: bool,
     /// All claims, for templates and conditions.
     pub claims: Object,
+}
+
+/// Which claims a token must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Required {
+    /// Those of RFC 9068 §2.2.
+    Rfc9068,
+    /// `aud` and `exp`.
+    Jwt,
+    /// `aud` alone: an answer of RFC 7662 §2.2, whose members are all optional. Without `exp`, what the issuer
+    /// says now is believed until then.
+    Audience {
+        /// The end of a token that tells none.
+        until: UnixTime,
+    },
+}
+
+impl Required {
+    /// Returns what a JWT of an issuer of this profile must have.
+    #[must_use]
+    pub const fn of(profile: Profile) -> Self {
+        match profile {
+            Profile::Rfc9068 => Self::Rfc9068,
+            Profile::Jwt => Self::Jwt,
+        }
+    }
 }
 
 /// Why claims are refused. Names the claim; carries nothing of its value.
@@ -98,7 +126,7 @@ impl AccessToken {
     /// Reads the claims of a token that the issuer of `document` signed, `name` being its name. The second
     /// value tells what is wrong with `cnf`: a token with such a one may be recorded, and never be used.
     ///
-    /// Checks types, `acr`'s among them, and that the claims of the issuer's profile are there; does *not*
+    /// Checks types, `acr`'s among them, and that the `required` claims are there; does *not*
     /// check values, times or whom the token is for.
     ///
     /// # Errors
@@ -107,6 +135,7 @@ impl AccessToken {
         name: Arc<str>,
         document: &IssuerDocument,
         claims: Object,
+        required: Required,
     ) -> Result<(Self, Result<(), BindingError>), ClaimsError> {
         let (confirmation, bindable) = match Confirmation::read(claims.get("cnf")) {
             Ok(confirmation) => (confirmation, Ok(())),
@@ -120,15 +149,21 @@ impl AccessToken {
             id: text(&claims, "jti")?,
             audiences: audiences(claims.get("aud").ok_or(ClaimsError::Missing("aud"))?)?,
             scopes: scopes::read(&claims, document)?,
-            expires: time(&claims, "exp")?.ok_or(ClaimsError::Missing("exp"))?,
+            expires: match (time(&claims, "exp")?, required) {
+                (Some(expires), _) | (None, Required::Audience { until: expires }) => expires,
+                (None, Required::Rfc9068 | Required::Jwt) => {
+                    return Err(ClaimsError::Missing("exp"));
+                }
+            },
             not_before: time(&claims, "nbf")?,
             issued: time(&claims, "iat")?,
             authenticated: time(&claims, "auth_time")?,
             actors: actor::read(&claims)?,
             confirmation,
+            introspected: false,
             claims,
         };
-        if document.profile == Profile::Rfc9068 {
+        if required == Required::Rfc9068 {
             token.check_rfc9068()?;
         }
         Ok((token, bindable))

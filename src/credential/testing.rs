@@ -17,7 +17,11 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::UnixTime,
-    credential::dpop::{ProofRules, ProofVerifier, nonce::Nonces},
+    credential::{
+        Verified, Verifier, Waited,
+        cache::TokenCache,
+        dpop::{ProofRules, ProofVerifier, nonce::Nonces},
+    },
     diagnostic::{At, Spanned},
     evidence::{
         Attempt, Evidence,
@@ -28,6 +32,7 @@ use crate::{
         peer::PeerEvidence,
     },
     policy::{
+        Needs,
         document::{IssuerDocument, KeySource, Profile, ScopeClaim, Text},
         scope::ScopeGrammar,
     },
@@ -174,6 +179,7 @@ pub(crate) fn document() -> IssuerDocument {
         max_key_age: Duration::from_secs(86_400),
         scope_claims: vec![ScopeClaim::Scope],
         scope_grammar: ScopeGrammar::Exact,
+        introspection: None,
     }
 }
 
@@ -195,6 +201,20 @@ pub(crate) fn proofs() -> ProofVerifier {
         future: Duration::from_secs(10),
     };
     ProofVerifier::new(rules, Arc::new(Nonces::random().unwrap()))
+}
+
+/// Verifies peer and token, with [`proofs`].
+pub(crate) fn verify<'e>(
+    evidence: &'e Evidence<'e>,
+    needs: Needs<'_>,
+    trust: &Trust,
+    tokens: &TokenCache,
+    now: UnixTime,
+    waited: Waited<'_>,
+) -> Verified<'e> {
+    let verifier = Verifier { trust, tokens, proofs: &proofs(), now };
+    let peer = verifier.peer(evidence);
+    verifier.verify(evidence, peer, needs, waited)
 }
 
 /// A self-signed certificate with these URI SANs, valid within an hour of [`NOW`].

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::{
     testing::{
         ISSUER, NOW, Signer, bearer, claims, claims_with, document, evidence, issuer_of, jwks,
-        proofs, text, trust_in,
+        text, trust_in, verify,
     },
     *,
 };
-use crate::{evidence::authorization::Scheme, trust::jwks::KeySet};
+use crate::trust::jwks::KeySet;
 
-const NEEDS: Needs = Needs { peer: true, token: true };
+const NEEDS: Needs<'_> = Needs { peer: true, token: true, opaque: None };
 
 struct World {
     signer: Signer,
@@ -31,9 +31,11 @@ impl World {
 
     fn check_at(&self, token: &str, now: UnixTime) -> (Proof<BoundToken>, bool) {
         let evidence = evidence(bearer(token), None);
-        match verify(&evidence, NEEDS, &self.trust, &self.tokens, &proofs(), now, Refetched::No) {
+        match verify(&evidence, NEEDS, &self.trust, &self.tokens, now, Waited::default()) {
             Verified::Settled(principal) => (principal.token, principal.refused_token.is_some()),
-            Verified::KeyMissing(_) => panic!("keys from files are never fetched again"),
+            Verified::KeyMissing(_) | Verified::Introspects(_) => {
+                panic!("keys from files are never fetched again")
+            }
         }
     }
 
@@ -68,9 +70,8 @@ fn a_good_token_is_proven_cold_and_warm() {
 fn a_token_is_looked_at_only_where_a_rule_asks_for_one() {
     let world = World::new();
     let evidence = evidence(bearer("rubbish"), None);
-    let needs = Needs { peer: true, token: false };
-    let verified =
-        verify(&evidence, needs, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No);
+    let needs = Needs { token: false, ..NEEDS };
+    let verified = verify(&evidence, needs, &world.trust, &world.tokens, NOW, Waited::default());
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.token, Proof::Absent));
     assert!(matches!(principal.peer, Proof::Absent));
@@ -81,9 +82,9 @@ fn no_credential_is_absent_and_an_unusable_one_is_unproven_with_its_reason() {
     let world = World::new();
     let settled = |credentials| {
         let evidence = evidence(credentials, None);
-        match verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No) {
+        match verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Waited::default()) {
             Verified::Settled(principal) => principal.token,
-            Verified::KeyMissing(_) => panic!(),
+            Verified::KeyMissing(_) | Verified::Introspects(_) => panic!(),
         }
     };
     assert!(matches!(settled(Credentials::Absent), Proof::Absent));
@@ -227,13 +228,13 @@ fn the_bond_is_looked_at_on_every_check_though_the_claims_are_cached() {
             certificate: None,
         };
         let evidence = evidence(bearer(&token), Some(peer));
-        match verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No) {
+        match verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Waited::default()) {
             Verified::Settled(principal) => match principal.token {
                 Proof::Proven(bound) => Ok(bound.binding),
                 Proof::Unproven(reason) => Err(reason),
                 Proof::Absent => panic!(),
             },
-            Verified::KeyMissing(_) => panic!(),
+            Verified::KeyMissing(_) | Verified::Introspects(_) => panic!(),
         }
     };
     let bound = Binding { certificate: true, dpop: false };
@@ -259,8 +260,7 @@ fn a_possessed_certificate_proves_the_bond_though_its_identity_is_not_believed()
         certificate: None,
     };
     let evidence = evidence(bearer(&token), Some(peer));
-    let verified =
-        verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No);
+    let verified = verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Waited::default());
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.peer, Proof::Unproven(Reason::PeerTrustDomainUnknown)));
     assert!(matches!(principal.token, Proof::Proven(_)));
@@ -281,9 +281,11 @@ fn an_actor_that_is_a_workload_makes_the_call_itself_cold_and_warm() {
         });
         let evidence = evidence(bearer(&token), peer);
         let tokens = &world.tokens;
-        match verify(&evidence, NEEDS, &world.trust, tokens, &proofs(), NOW, Refetched::No) {
+        match verify(&evidence, NEEDS, &world.trust, tokens, NOW, Waited::default()) {
             Verified::Settled(principal) => (principal.token, principal.refused_token.is_some()),
-            Verified::KeyMissing(_) => panic!("keys from files are never fetched again"),
+            Verified::KeyMissing(_) | Verified::Introspects(_) => {
+                panic!("keys from files are never fetched again")
+            }
         }
     };
     assert!(matches!(by(Some(WEB)).0, Proof::Proven(_)));
@@ -315,8 +317,7 @@ fn an_unbound_token_with_the_dpop_scheme_is_refused() {
     let world = World::new();
     let token = world.signer.sign(&claims());
     let evidence = evidence(Credentials::Token { scheme: Scheme::Dpop, token: &token }, None);
-    let verified =
-        verify(&evidence, NEEDS, &world.trust, &world.tokens, &proofs(), NOW, Refetched::No);
+    let verified = verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Waited::default());
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.token, Proof::Unproven(Reason::SchemeMismatch)));
 }
@@ -412,18 +413,11 @@ fn an_expired_certificate_proves_neither_peer_nor_bond() {
         certificate: Some(certificate),
     };
     let evidence = evidence(bearer(&token), Some(peer));
-    let at = |now| match verify(
-        &evidence,
-        NEEDS,
-        &world.trust,
-        &world.tokens,
-        &proofs(),
-        now,
-        Refetched::No,
-    ) {
-        Verified::Settled(principal) => principal,
-        Verified::KeyMissing(_) => panic!(),
-    };
+    let at =
+        |now| match verify(&evidence, NEEDS, &world.trust, &world.tokens, now, Waited::default()) {
+            Verified::Settled(principal) => principal,
+            Verified::KeyMissing(_) | Verified::Introspects(_) => panic!(),
+        };
     let valid = at(end);
     assert!(matches!(valid.peer, Proof::Proven(_)) && matches!(valid.token, Proof::Proven(_)));
     let expired = at(end.saturating_add(Duration::from_secs(1)));

@@ -93,6 +93,13 @@ impl fmt::Debug for Jws<'_> {
     }
 }
 
+/// Says whether a token has the outer form of a compact JWS (RFC 7515 §7.1), which is three parts. What has
+/// it is judged as one and never asked about as opaque, however malformed; a JWE has five.
+#[must_use]
+pub fn is_compact_jws(token: &str) -> bool {
+    memchr::memchr_iter(b'.', token.as_bytes()).count() == 2
+}
+
 /// Takes a token apart: compact form only (RFC 8725 §2.13 of its revision tells what mixing forms does),
 /// canonical base64url, so that one token has one spelling. Verifies nothing.
 ///

@@ -4,14 +4,18 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-use crate::policy::{Needs, index::HostRank, rule::Rule};
+use crate::{
+    credential::{Peer, Proof},
+    policy::{Needs, index::HostRank, rule::Rule},
+};
 
 /// The rules that ask about one request, and what they need to have verified.
 #[derive(Debug, Default)]
 pub struct Candidates<'s> {
     rules: SmallVec<[Candidate<'s>; 8]>,
     ambiguous: bool,
-    needs: Needs,
+    peer: bool,
+    token: bool,
 }
 
 /// A rule that asks about a request, and how specifically it names it.
@@ -28,9 +32,9 @@ impl<'s> Candidates<'s> {
         let mut candidates = Self::default();
         for candidate in rules {
             let token = candidate.rule.token.is_some();
-            candidates.needs.token |= token;
+            candidates.token |= token;
             // The peer's certificate is what a token may be bound to.
-            candidates.needs.peer |= token || candidate.rule.from.is_some();
+            candidates.peer |= token || candidate.rule.from.is_some();
             candidates.rules.push(candidate);
         }
         candidates
@@ -40,10 +44,14 @@ impl<'s> Candidates<'s> {
         Self { ambiguous: true, ..Self::default() }
     }
 
-    /// Returns what must be verified before [`crate::policy::PolicySet::decide`] is asked.
+    /// Returns what must be verified before [`crate::policy::PolicySet::decide`] is asked, of a call by
+    /// `peer`. Nobody is asked about an opaque token on behalf of a rule whose `from` part fails.
     #[must_use]
-    pub const fn needs(&self) -> Needs {
-        self.needs
+    pub fn needs(&self, peer: &Proof<Peer<'_>>) -> Needs<'s> {
+        let mut asked = self.rules.iter().flat_map(|candidate| candidate.rule.opaque_issuers(peer));
+        // Loading refuses rules that name different ones; a token is shown to none that it may not be from.
+        let opaque = asked.next().filter(|first| asked.all(|other| other == *first));
+        Needs { peer: self.peer, token: self.token, opaque }
     }
 
     /// Returns how many rules ask about the request.

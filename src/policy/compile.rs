@@ -1,6 +1,7 @@
 //! From documents to rules: names resolved, patterns parsed, contradictions reported.
 
 mod from;
+mod opaque;
 mod origin;
 mod to;
 mod token;
@@ -33,6 +34,7 @@ pub fn compile(
     let before = diagnostics.len();
     let mut compiler = Compiler { documents, diagnostics };
     compiler.check_names();
+    compiler.check_opaque_issuers();
     let scopes = documents.policies.iter().map(|policy| compiler.policy(policy)).collect();
     if diagnostics.len() == before {
         PolicySet::build(scopes, owned_headers)

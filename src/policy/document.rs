@@ -86,6 +86,44 @@ pub struct IssuerDocument {
     pub scope_claims: Vec<ScopeClaim>,
     /// `spec.scopeGrammar`.
     pub scope_grammar: ScopeGrammar,
+    /// `spec.introspection`: how the issuer is asked about its tokens.
+    pub introspection: Option<IntrospectionDocument>,
+}
+
+/// `spec.introspection` (RFC 7662).
+#[derive(Clone, Debug)]
+pub struct IntrospectionDocument {
+    /// `uri`: the endpoint, an absolute https URL (http for loopback only).
+    pub uri: Text,
+    /// `clientId`: who we are at the issuer.
+    pub client_id: Text,
+    /// `authentication`.
+    pub authentication: ClientAuthentication,
+    /// `tokens`; default opaque ones.
+    pub tokens: IntrospectedTokens,
+    /// `cacheFor`: how long an answer that a token is active counts; default 30 s.
+    pub cache_for: Duration,
+}
+
+/// How we prove who we are. The credentials themselves are files of the process, never of the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuthentication {
+    /// `private_key_jwt` (RFC 7523 §2.2).
+    PrivateKeyJwt,
+    /// `tls_client_auth` (RFC 8705 §2), also for `self_signed_tls_client_auth`.
+    TlsClientAuth,
+    /// `client_secret_basic` (RFC 6749 §2.3.1).
+    ClientSecretBasic,
+}
+
+/// Which tokens the issuer is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IntrospectedTokens {
+    /// `opaque`: those that are no JWTs.
+    #[default]
+    Opaque,
+    /// `all`: JWTs too, after their signature and claims held, so that they can be revoked at once.
+    All,
 }
 
 /// A claim that holds scopes.
@@ -135,6 +173,8 @@ pub enum KeySource {
         /// The content; never shown in an error.
         content: Vec<u8>,
     },
+    /// Left out: the issuer's tokens are opaque, and none of them is a JWT.
+    None,
 }
 
 /// Which claims a token must have.

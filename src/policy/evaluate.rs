@@ -31,6 +31,24 @@ impl Rule {
         }
     }
 
+    /// Returns the issuers that the rule has asked about opaque tokens, unless its `from` part settles it for
+    /// this peer already.
+    pub(in crate::policy) fn opaque_issuers(
+        &self,
+        peer: &Proof<Peer<'_>>,
+    ) -> impl Iterator<Item = &str> {
+        // Few rules take any: the rest is not looked at for others.
+        let token = self.token.as_ref().filter(|token| token.takes_opaque());
+        let holds = |from: &FromPart| match (peer, self.effect) {
+            (Proof::Proven(peer), effect) => from.names(peer, effect),
+            (Proof::Unproven(_), Effect::Deny) => true,
+            (Proof::Unproven(_), Effect::Allow) | (Proof::Absent, _) => false,
+        };
+        let asked = token.filter(|_| self.from.as_ref().is_none_or(holds));
+        let issuers = asked.map(|token| &*token.issuers).unwrap_or_default();
+        issuers.iter().filter(|issuer| issuer.opaque).map(|issuer| &*issuer.name)
+    }
+
     /// The parts in their order, so that what is wrong with the peer is said before what is wrong with
     /// the token.
     fn allows(&self, principal: &Principal<'_>, host: &str) -> Result<(), Reason> {
@@ -202,6 +220,11 @@ impl TokenPart {
             self.scopes.as_deref().is_none_or(|named| named.iter().any(|named| overlaps(named)));
         let actor = self.actor.as_ref().is_none_or(|actor| actor.matches(&bound.token));
         if binding && scopes && actor { Match::Yes } else { Match::No }
+    }
+
+    /// Says whether any of its issuers is asked about opaque tokens.
+    pub(in crate::policy) fn takes_opaque(&self) -> bool {
+        self.issuers.iter().any(|issuer| issuer.opaque)
     }
 
     fn issuer(&self, bound: &BoundToken) -> Option<&NamedIssuer> {

@@ -83,6 +83,8 @@ impl Origins {
 #[derive(Debug)]
 pub(in crate::policy) struct NamedIssuer {
     pub(in crate::policy) name: Box<str>,
+    /// Whether it is asked about tokens that are no JWTs.
+    pub(in crate::policy) opaque: bool,
     pub(in crate::policy) grammar: ScopeGrammar,
     /// INVARIANT (a token is for one service): the policy's audiences that this very issuer lists too, so
     /// that neither a new Issuer nor a new policy widens what is accepted here.

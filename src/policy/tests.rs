@@ -70,6 +70,7 @@ pub(super) fn issuer(name: &str, audiences: &[&str]) -> IssuerDocument {
         max_key_age: std::time::Duration::from_secs(60),
         scope_claims: vec![ScopeClaim::Scope],
         scope_grammar: ScopeGrammar::Exact,
+        introspection: None,
     }
 }
 
@@ -282,6 +283,7 @@ pub(super) fn token_for(
 ) -> Proof<BoundToken> {
     Proof::Proven(BoundToken {
         token: Arc::new(AccessToken {
+            introspected: false,
             issuer: issuer.into(),
             subject: Some("sub".to_owned()),
             client_id: None,

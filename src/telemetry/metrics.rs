@@ -29,6 +29,17 @@ pub struct IssuerSample {
     pub age: Option<Duration>,
     /// Fetches that failed since the process started.
     pub failures: u64,
+    /// How asking about tokens goes, where the issuer is asked.
+    pub introspection: Option<IntrospectionSample>,
+}
+
+/// How asking an issuer about tokens goes, as of a scrape.
+#[derive(Clone, Debug)]
+pub struct IntrospectionSample {
+    /// Questions by outcome: `active`, `inactive`, `unavailable`.
+    pub outcomes: [(&'static str, u64); 3],
+    /// Whether it is not asked for now.
+    pub paused: bool,
 }
 
 /// A cache, as of a scrape.
@@ -108,6 +119,8 @@ struct IssuerMetrics {
     keys: IntGaugeVec,
     age: GaugeVec,
     failures: IntCounterVec,
+    introspections: IntCounterVec,
+    paused: IntGaugeVec,
 }
 
 struct CacheMetrics {
@@ -192,6 +205,12 @@ impl Metrics {
                     GaugeVec::new(opts("symbolon_issuer_keys_age_seconds"), &["issuer"])?,
                 )?,
                 failures: counters(&registry, "symbolon_issuer_fetch_failures_total", &["issuer"])?,
+                introspections: counters(
+                    &registry,
+                    "symbolon_introspections_total",
+                    &["issuer", "outcome"],
+                )?,
+                paused: gauges(&registry, "symbolon_introspection_paused", &["issuer"])?,
             },
             caches: CacheMetrics {
                 entries: gauges(&registry, "symbolon_cache_entries", &["cache"])?,
@@ -356,6 +375,8 @@ impl IssuerMetrics {
         self.keys.reset();
         self.age.reset();
         self.failures.reset();
+        self.introspections.reset();
+        self.paused.reset();
         for sample in samples {
             let labels = &[&*sample.issuer];
             self.keys.with_label_values(labels).set(count(sample.keys));
@@ -364,6 +385,14 @@ impl IssuerMetrics {
                 self.age.with_label_values(labels).set(age.as_secs_f64());
             }
             self.failures.with_label_values(labels).inc_by(sample.failures);
+            let Some(IntrospectionSample { outcomes, paused }) = &sample.introspection else {
+                continue;
+            };
+            for (outcome, number) in outcomes {
+                let labels = &[&*sample.issuer, outcome];
+                self.introspections.with_label_values(labels).inc_by(*number);
+            }
+            self.paused.with_label_values(labels).set(i64::from(*paused));
         }
     }
 }

@@ -133,6 +133,9 @@ impl TokenRecord<'_> {
         token.texts("scopes", self.scopes.iter().take(MAX_SCOPES).map(|scope| cut(scope)));
         token.text("jti", self.jti.map(cut));
         token.texts("binding", self.binding.iter().copied());
+        if self.introspected {
+            token.yes("introspected");
+        }
         token.objects("actors", self.actors, |actor, object| {
             object.text("sub", Some(cut(&actor.subject)));
             object.text("iss", Some(cut(&actor.issuer)));
@@ -177,6 +180,8 @@ pub struct TokenRecord<'a> {
     pub jti: Option<&'a str>,
     /// What binds it, and held: `certificate`, `dpop`, `none`.
     pub binding: &'a [&'static str],
+    /// Whether the issuer was asked about it.
+    pub introspected: bool,
     /// Who acts for the subject: the current actor first. A token has few.
     pub actors: &'a [Actor],
 }
@@ -289,6 +294,7 @@ mod tests {
                 scopes,
                 jti: Some("1"),
                 binding: &["certificate"],
+                introspected: true,
                 actors,
             }),
             policy: Some(PolicyRecord { generation: 7, hash: "abc", commit: Some("def") }),

@@ -4,27 +4,81 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
-    Certificate, Client, Response, Url,
+    Certificate, Client, ClientBuilder, RequestBuilder, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
+    header::{ACCEPT, CONTENT_TYPE},
     redirect,
 };
 
-use crate::config::OutboundSettings;
+use crate::{
+    config::OutboundSettings,
+    trust::credentials::{ClientCredentials, ClientIdentity, CredentialsError},
+};
 
 /// A host that answers at all answers a connection attempt within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// From the first packet to the last octet of the body: a slow drip is cut off.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection is used again for questions that follow one another, and not for those minutes apart.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections that wait for the next question.
+const MAX_IDLE: usize = 8;
+
 /// Fetches documents.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     client: Client,
+    setup: Arc<Setup>,
+    /// Our certificate at the issuer that this one is for.
+    identity: Option<Arc<ClientIdentity>>,
+}
+
+/// What all clients are made of.
+#[derive(Debug)]
+struct Setup {
     hosts: Vec<String>,
+    authorities: Option<Vec<Certificate>>,
+    credentials: Option<PathBuf>,
+    connect: Duration,
+    total: Duration,
+}
+
+impl Setup {
+    fn builder(&self) -> ClientBuilder {
+        let builder = Client::builder()
+            .redirect(redirect::Policy::none())
+            // A proxy from the environment would see and choose whom we contact.
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(self.connect)
+            .timeout(self.total)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .dns_resolver(Guarded)
+            .user_agent(concat!("symbolon/", env!("CARGO_PKG_VERSION")));
+        match &self.authorities {
+            Some(authorities) => builder.tls_certs_only(authorities.clone()),
+            None => builder,
+        }
+    }
+}
+
+/// What a form says, and who says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Form<'f> {
+    /// Names and values.
+    pub fields: &'f [(&'f str, &'f str)],
+    /// Name and secret for `client_secret_basic`.
+    pub basic: Option<(&'f str, &'f str)>,
+    /// Whether a TLS client certificate has to be presented, without which the form is not sent.
+    pub certificate: bool,
 }
 
 /// Why no [`Fetcher`] can be made from the settings.
@@ -78,6 +132,9 @@ pub enum FetchError {
     /// The URL may not be fetched.
     #[error(transparent)]
     Url(#[from] UrlError),
+    /// We cannot say who we are.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// No connection, no TLS, no answer in time, or a broken one.
     #[error("no answer from the host")]
     Transport(#[source] reqwest::Error),
@@ -104,16 +161,7 @@ impl Fetcher {
         connect: Duration,
         total: Duration,
     ) -> Result<Self, FetcherError> {
-        let mut builder = Client::builder()
-            .redirect(redirect::Policy::none())
-            // A proxy from the environment would see and choose whom we contact.
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(connect)
-            .timeout(total)
-            .pool_max_idle_per_host(0)
-            .dns_resolver(Guarded)
-            .user_agent(concat!("symbolon/", env!("CARGO_PKG_VERSION")));
+        let mut authorities = None;
         if let Some(path) = &outbound.ca_file {
             let pem = std::fs::read(path)
                 .map_err(|source| FetcherError::CaFile { path: path.clone(), source })?;
@@ -121,15 +169,35 @@ impl Fetcher {
                 .ok()
                 .filter(|certificates| !certificates.is_empty())
                 .ok_or_else(|| FetcherError::CaCertificates { path: path.clone() })?;
-            builder = builder.tls_certs_only(certificates);
+            authorities = Some(certificates);
         }
-        let client = builder.build().map_err(|error| match &outbound.ca_file {
+        let hosts = outbound.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let credentials = outbound.credentials_dir.clone();
+        let setup = Setup { hosts, authorities, credentials, connect, total };
+        let client = setup.builder().build().map_err(|error| match &outbound.ca_file {
             // A certificate in it that is none is found out only here.
             Some(path) => FetcherError::CaCertificates { path: path.clone() },
             None => FetcherError::Client(error),
         })?;
-        let hosts = outbound.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        Ok(Self { client, hosts })
+        Ok(Self { client, setup: Arc::new(setup), identity: None })
+    }
+
+    /// Returns our credentials at the Issuer called `name`.
+    #[must_use]
+    pub fn credentials(&self, name: &str) -> ClientCredentials {
+        ClientCredentials::of(self.setup.credentials.as_deref(), name)
+    }
+
+    /// Returns the fetcher for the Issuer called `name`: it presents our certificate at that issuer, where
+    /// there is one.
+    #[must_use]
+    pub fn at_issuer(&self, name: &str) -> Self {
+        let identity = self
+            .setup
+            .credentials
+            .as_ref()
+            .map(|_| Arc::new(ClientIdentity::new(self.credentials(name))));
+        Self { identity, ..self.clone() }
     }
 
     /// Returns `url` parsed, if it may be fetched: `https`, or `http` to loopback, and a host that the
@@ -155,26 +223,78 @@ impl Fetcher {
             "http" if loopback => {}
             _ => return Err(UrlError::Scheme(url.to_owned())),
         }
-        if loopback || self.hosts.iter().any(|pattern| matches_host(pattern, host)) {
+        if loopback || self.setup.hosts.iter().any(|pattern| matches_host(pattern, host)) {
             Ok(parsed)
         } else {
             Err(UrlError::Host(host.to_owned()))
         }
     }
 
-    /// Fetches the document at `url`, of at most `limit` bytes. Follows no redirect, sends no credentials,
-    /// and does *not* look at the content type: issuers label their key sets in many ways.
+    /// Fetches the document at `url`, of at most `limit` bytes. Follows no redirect, sends no credentials
+    /// but the certificate of [`Fetcher::at_issuer`], and does *not* look at the content type: issuers label
+    /// their key sets in many ways.
     ///
     /// # Errors
     /// As [`FetchError`] says.
     pub async fn fetch(&self, url: &str, limit: usize) -> Result<Vec<u8>, FetchError> {
         let url = self.check(url)?;
-        let answer = self.client.get(url).send().await.map_err(FetchError::Transport)?;
+        Self::send(self.client(false).await?.get(url), limit).await
+    }
+
+    /// Posts `form` to `url` and returns the answer, of at most `limit` bytes. Follows no redirect.
+    ///
+    /// # Errors
+    /// As [`FetchError`] says.
+    pub async fn post(
+        &self,
+        url: &str,
+        form: Form<'_>,
+        limit: usize,
+    ) -> Result<Vec<u8>, FetchError> {
+        let url = self.check(url)?;
+        let fields = form.fields.iter().map(|(name, value)| format!("{name}={}", encode(value)));
+        let body = fields.collect::<Vec<_>>().join("&");
+        let mut request = self
+            .client(form.certificate)
+            .await?
+            .post(url)
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body);
+        if let Some((name, secret)) = form.basic {
+            // RFC 6749 §2.3.1: both are form-encoded first.
+            request = request.basic_auth(encode(name), Some(encode(secret)));
+        }
+        Self::send(request, limit).await
+    }
+
+    async fn client(&self, certificate: bool) -> Result<Client, FetchError> {
+        let Some(identity) = &self.identity else {
+            if certificate {
+                return Err(CredentialsError::NotConfigured.into());
+            }
+            return Ok(self.client.clone());
+        };
+        let make = |pair| self.setup.builder().identity(pair).build();
+        match identity.client(make).await? {
+            Some(client) => Ok(client),
+            None if certificate => Err(identity.missing().into()),
+            None => Ok(self.client.clone()),
+        }
+    }
+
+    async fn send(request: RequestBuilder, limit: usize) -> Result<Vec<u8>, FetchError> {
+        let answer = request.send().await.map_err(FetchError::Transport)?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(FetchError::Status(answer.status().as_u16()));
         }
         read_body(answer, limit).await
     }
+}
+
+/// As `application/x-www-form-urlencoded` has it, and every decoder of it reads.
+fn encode(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
 async fn read_body(mut answer: Response, limit: usize) -> Result<Vec<u8>, FetchError> {

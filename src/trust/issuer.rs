@@ -12,8 +12,8 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     clock::UnixTime,
-    policy::document::{IssuerDocument, KeySource},
-    trust::{Refetch, jwks::KeySet, refresh::Refresher},
+    policy::document::{IntrospectionDocument, IssuerDocument, KeySource},
+    trust::{Refetch, introspection::Introspector, jwks::KeySet, refresh::Refresher},
 };
 
 /// An issuer whose tokens are believed, and its keys.
@@ -26,6 +26,7 @@ pub struct Issuer {
     store: Arc<KeyStore>,
     /// `None` where the keys came with the policy directory.
     refresher: Option<Refresher>,
+    introspector: Option<Introspector>,
 }
 
 /// A key set in use.
@@ -57,7 +58,25 @@ impl Issuer {
     ) -> Self {
         let name = document.name.value.as_str().into();
         let identifier = document.issuer.value.as_str().into();
-        Self { document, name, identifier, store, refresher }
+        Self { document, name, identifier, store, refresher, introspector: None }
+    }
+
+    /// Has the issuer asked about tokens by `introspector`.
+    #[must_use]
+    pub(super) fn asked_by(self, introspector: Option<Introspector>) -> Self {
+        Self { introspector, ..self }
+    }
+
+    /// Returns what asks the issuer about tokens, where it is asked at all.
+    #[must_use]
+    pub const fn introspector(&self) -> Option<&Introspector> {
+        self.introspector.as_ref()
+    }
+
+    /// Returns the version of what answers about tokens rest on.
+    #[must_use]
+    pub fn introspection_version(&self) -> Option<u64> {
+        self.introspector.as_ref().map(Introspector::version)
     }
 
     /// Returns `metadata.name`.
@@ -145,6 +164,7 @@ impl Issuer {
             max_key_age,
             scope_claims,
             scope_grammar,
+            introspection,
         } = &self.document;
         name.value == document.name.value
             && issuer.value == document.issuer.value
@@ -159,17 +179,38 @@ impl Issuer {
             && *max_key_age == document.max_key_age
             && *scope_claims == document.scope_claims
             && *scope_grammar == document.scope_grammar
+            && is_same_introspection(introspection.as_ref(), document.introspection.as_ref())
+    }
+}
+
+fn is_same_introspection(
+    one: Option<&IntrospectionDocument>,
+    other: Option<&IntrospectionDocument>,
+) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            one.uri.value == other.uri.value
+                && one.client_id.value == other.client_id.value
+                && one.authentication == other.authentication
+                && one.tokens == other.tokens
+                && one.cache_for == other.cache_for
+        }
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
 fn is_same_source(one: &KeySource, other: &KeySource) -> bool {
     match (one, other) {
-        (KeySource::Discovery, KeySource::Discovery) => true,
+        (KeySource::Discovery, KeySource::Discovery) | (KeySource::None, KeySource::None) => true,
         (KeySource::Uri(one), KeySource::Uri(other)) => one.value == other.value,
         (KeySource::File { content: one, .. }, KeySource::File { content: other, .. }) => {
             one == other
         }
-        (KeySource::Discovery | KeySource::Uri(_) | KeySource::File { .. }, _) => false,
+        (
+            KeySource::Discovery | KeySource::Uri(_) | KeySource::File { .. } | KeySource::None,
+            _,
+        ) => false,
     }
 }
 
@@ -189,11 +230,7 @@ impl KeyStore {
             Some(keys) if keys.set.digest() == set.digest() => {
                 Keys { set: Arc::clone(&keys.set), version: keys.version, fetched }
             }
-            _ => Keys {
-                set: Arc::new(set),
-                version: VERSIONS.fetch_add(1, Ordering::Relaxed),
-                fetched,
-            },
+            _ => Keys { set: Arc::new(set), version: next_version(), fetched },
         };
         self.keys.store(Some(Arc::new(keys)));
         self.set_error(None);
@@ -213,5 +250,8 @@ impl KeyStore {
     }
 }
 
-/// The next version of a key set; see [`Keys::version`].
-static VERSIONS: AtomicU64 = AtomicU64::new(1);
+/// Returns a version that nothing else in this process has; see [`Keys::version`].
+pub(super) fn next_version() -> u64 {
+    static VERSIONS: AtomicU64 = AtomicU64::new(1);
+    VERSIONS.fetch_add(1, Ordering::Relaxed)
+}

@@ -23,7 +23,7 @@ pub const MAX_KEYS: usize = 100;
 /// Longer names of keys are of no use to anyone and cost a comparison each.
 pub const MAX_KID_BYTES: usize = 256;
 
-/// An issuer's keys. Has at least one usable key.
+/// An issuer's keys. Has at least one usable key, unless made by [`KeySet::without_keys`].
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Key>,
@@ -181,7 +181,13 @@ impl KeySet {
         Ok(Self { keys, skipped, digest: Thumbprint::of(text) })
     }
 
-    /// Returns the number of usable keys; at least one.
+    /// Returns the set of an issuer none of whose tokens is a JWT: every key is unknown.
+    #[must_use]
+    pub fn without_keys() -> Self {
+        Self { keys: Vec::new(), skipped: Vec::new(), digest: Thumbprint::of(b"") }
+    }
+
+    /// Returns the number of usable keys.
     #[must_use]
     pub fn count(&self) -> usize {
         self.keys.len()

@@ -15,6 +15,7 @@ use crate::{
     trust::{
         discovery,
         fetch::{Fetcher, FetcherError},
+        introspection::{IntrospectionStatus, Introspector},
         issuer::{Issuer, KeyStore},
         jwks::{KeySet, SkippedKey},
         refresh::{Fetch, Pace, Refresher},
@@ -49,6 +50,10 @@ pub struct IssuerStatus {
     pub last_error: Option<String>,
     /// Fetches that failed since the issuer was declared as it is.
     pub failures: u64,
+    /// Whether it has no keys because none of its tokens is a JWT.
+    pub opaque_only: bool,
+    /// How asking about tokens goes, where it is asked.
+    pub introspection: Option<IntrospectionStatus>,
 }
 
 impl IssuerPool {
@@ -115,6 +120,8 @@ impl IssuerPool {
                     age: issuer.key_age(now),
                     last_error: issuer.last_error(),
                     failures: issuer.failures(),
+                    opaque_only: issuer.document.keys == KeySource::None,
+                    introspection: issuer.introspector().map(Introspector::status),
                 }
             })
             .collect()
@@ -127,23 +134,31 @@ impl IssuerPool {
                 .map(drop)
                 .map_err(|error| Diagnostic::new(at, error.to_string()))
         };
+        if let Some(introspection) = &document.introspection {
+            may_contact(&introspection.uri.value, &introspection.uri.at)?;
+        }
+        let local = |keys| {
+            let issuer = Issuer::with_keys(document.clone(), keys);
+            Ok(Prepared::Known(Arc::new(issuer.asked_by(self.introspector(document)))))
+        };
+        let fetcher = self.fetcher.at_issuer(&document.name.value);
         match &document.keys {
             KeySource::File { path, content } => {
                 let keys = KeySet::parse(content)
                     .map_err(|error| Diagnostic::new(&path.at, error.to_string()))?;
-                Ok(Prepared::Known(Arc::new(Issuer::with_keys(document.clone(), keys))))
+                local(keys)
             }
+            KeySource::None => local(KeySet::without_keys()),
             KeySource::Uri(uri) => {
                 may_contact(&uri.value, &uri.at)?;
-                Ok(Prepared::Remote(Box::new(document.clone()), self.fetch_from(uri.value.clone())))
+                let fetch = fetch_from(fetcher, uri.value.clone());
+                Ok(Prepared::Remote(Box::new(document.clone()), fetch))
             }
             KeySource::Discovery => {
                 let issuer = &document.issuer;
                 may_contact(&issuer.value, &issuer.at)?;
-                Ok(Prepared::Remote(
-                    Box::new(document.clone()),
-                    self.discover(issuer.value.clone()),
-                ))
+                let fetch = discover(fetcher, issuer.value.clone());
+                Ok(Prepared::Remote(Box::new(document.clone()), fetch))
             }
         }
     }
@@ -162,24 +177,33 @@ impl IssuerPool {
             Arc::clone(&self.clock),
             &self.background,
         );
-        Arc::new(Issuer::new(*document, store, Some(refresher)))
+        let introspector = self.introspector(&document);
+        let issuer = Issuer::new(*document, store, Some(refresher));
+        Arc::new(issuer.asked_by(introspector))
     }
 
-    fn fetch_from(&self, uri: String) -> Fetch {
-        let fetcher = self.fetcher.clone();
-        Box::new(move || {
-            let (fetcher, uri) = (fetcher.clone(), uri.clone());
-            Box::pin(async move { discovery::fetch_key_set(&fetcher, &uri).await })
-        })
+    fn introspector(&self, document: &IssuerDocument) -> Option<Introspector> {
+        let name = document.name.value.as_str();
+        let who = (self.fetcher.at_issuer(name), self.fetcher.credentials(name));
+        let (clock, background) = (Arc::clone(&self.clock), self.background.clone());
+        let introspection = document.introspection.clone()?;
+        let issuer = (name, document.issuer.value.as_str());
+        Some(Introspector::new(introspection, issuer, who, clock, background))
     }
+}
 
-    fn discover(&self, issuer: String) -> Fetch {
-        let fetcher = self.fetcher.clone();
-        Box::new(move || {
-            let (fetcher, issuer) = (fetcher.clone(), issuer.clone());
-            Box::pin(async move { discovery::discover_key_set(&fetcher, &issuer).await })
-        })
-    }
+fn fetch_from(fetcher: Fetcher, uri: String) -> Fetch {
+    Box::new(move || {
+        let (fetcher, uri) = (fetcher.clone(), uri.clone());
+        Box::pin(async move { discovery::fetch_key_set(&fetcher, &uri).await })
+    })
+}
+
+fn discover(fetcher: Fetcher, issuer: String) -> Fetch {
+    Box::new(move || {
+        let (fetcher, issuer) = (fetcher.clone(), issuer.clone());
+        Box::pin(async move { discovery::discover_key_set(&fetcher, &issuer).await })
+    })
 }
 
 /// An issuer about to be used.

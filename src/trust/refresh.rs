@@ -162,10 +162,11 @@ impl fmt::Debug for Refresher {
 }
 
 /// A check that waits, counted as long as it does.
-struct Waiting(Arc<AtomicUsize>);
+pub(super) struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
-    fn enter(count: &Arc<AtomicUsize>) -> Option<Self> {
+    /// `None` where [`MAX_WAITING`] wait already.
+    pub(super) fn enter(count: &Arc<AtomicUsize>) -> Option<Self> {
         let this = Self(Arc::clone(count));
         // One too many is counted out again when it is dropped.
         (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(this)

@@ -16,10 +16,10 @@ use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use futures_util::{StreamExt as _, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::client::conn::http2;
+use hyper::{body::Incoming, client::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use symbolon::{
     app::{RunningApp, compose},
     cli::demo::client::get,
@@ -107,8 +107,11 @@ impl World {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let policies = temporary.path().join("policies");
         fs::create_dir(&policies).unwrap();
+        fs::create_dir(temporary.path().join("asked")).unwrap();
+        fs::write(temporary.path().join("asked/client-secret"), "hunter2").unwrap();
         if setup.word != "no-policies" {
-            write_policies(&policies, setup, &mint, silent.local_addr().unwrap());
+            let told = tells().await;
+            write_policies(&policies, setup, &mint, silent.local_addr().unwrap(), told);
         }
         let free = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
         let mut settings = Settings::default();
@@ -116,6 +119,7 @@ impl World {
         settings.metrics.listen = free.clone();
         settings.admin.listen = free;
         settings.workers = Some(1);
+        settings.outbound.credentials_dir = Some(temporary.path().to_owned());
         settings.records.to = RecordSink::File(temporary.path().join("records.jsonl"));
         settings.drain.grace = Duration::ZERO;
         // Nothing here is to fail for a slow machine; what tests time sets it.
@@ -304,17 +308,62 @@ fn compare_record(case: &Case, outcome: &Outcome, record: Option<Value>) -> Resu
     Ok(())
 }
 
-fn write_policies(policies: &std::path::Path, setup: &Setup, mint: &Mint, silent: SocketAddr) {
+/// Starts an issuer that tells of opaque tokens by their first word, and returns where it is.
+async fn tells() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = |form: &str| {
+        let word = form.split(['=', '&']).nth(1).unwrap_or_default();
+        let claims = match word {
+            "good" => json!({"active": true, "aud": "https://payments.example", "sub": "alice"}),
+            "bound" => json!({"active": true, "aud": "https://payments.example",
+                              "cnf": {"x5t#S256": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}),
+            "late" => json!({"active": true, "aud": "https://payments.example", "exp": NOW - 60}),
+            "refresh" => json!({"active": true, "aud": "https://payments.example",
+                                "token_type": "refresh_token"}),
+            "elsewhere" => json!({"active": true, "aud": "https://refunds.example"}),
+            "foreign" => json!({"active": true, "iss": "https://other.example",
+                                "aud": "https://payments.example"}),
+            "nobodys" => json!({"active": true}),
+            "maybe" => json!({"active": "true", "aud": "https://payments.example"}),
+            _ => json!({"active": false}),
+        };
+        claims.to_string()
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(move |request: http::Request<Incoming>| async move {
+                let form = request.into_body().collect().await.unwrap().to_bytes();
+                let form = String::from_utf8(form.to_vec()).unwrap();
+                Ok::<_, Infallible>(http::Response::new(answer(&form)))
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+fn write_policies(
+    policies: &std::path::Path,
+    setup: &Setup,
+    mint: &Mint,
+    silent: SocketAddr,
+    tells: SocketAddr,
+) {
     for entry in fs::read_dir(folder().join("world/policies")).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name();
-        let cannot_hold = (name == "certificates.yaml" && setup.evidence == ["principal"])
+        let cannot_hold = (["certificates.yaml", "opaque.yaml"]
+            .contains(&&*name.to_string_lossy())
+            && setup.evidence == ["principal"])
             || (name == "tcp.yaml" && setup.evidence == ["xfcc"]);
         if cannot_hold {
             continue;
         }
         let text = fs::read_to_string(entry.path()).unwrap();
         let text = text.replace("127.0.0.1:9/", &format!("{silent}/"));
+        let text = text.replace("127.0.0.1:10/", &format!("{tells}/"));
         fs::write(policies.join(entry.file_name()), text).unwrap();
     }
     fs::write(policies.join("keys.json"), mint.jwks()).unwrap();

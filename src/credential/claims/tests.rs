@@ -8,7 +8,8 @@ use crate::credential::testing::{NOW, claims, claims_with, document};
 fn read_as(profile: Profile, claims: Value) -> Result<AccessToken, ClaimsError> {
     let Value::Object(claims) = claims else { panic!("claims are an object") };
     let document = IssuerDocument { profile, ..document() };
-    AccessToken::read("corp".into(), &document, claims).map(|(token, _bindable)| token)
+    let required = Required::of(profile);
+    AccessToken::read("corp".into(), &document, claims, required).map(|(token, _bindable)| token)
 }
 
 fn read(claims: Value) -> Result<AccessToken, ClaimsError> {

@@ -122,7 +122,7 @@ impl Compiler<'_> {
                 }
                 continue;
             };
-            let grammar = issuer.scope_grammar;
+            let (grammar, opaque) = (issuer.scope_grammar, issuer.introspection.is_some());
             let Some(own) = &policy.audiences else { continue };
             let audiences: Box<[Box<str>]> = own
                 .iter()
@@ -136,7 +136,8 @@ impl Compiler<'_> {
                 );
                 self.wrong(&name.at, message);
             }
-            named.push(NamedIssuer { name: name.value.as_str().into(), grammar, audiences });
+            let name = name.value.as_str().into();
+            named.push(NamedIssuer { name, opaque, grammar, audiences });
         }
         named.into()
     }
@@ -176,7 +177,7 @@ impl Compiler<'_> {
         Some(bindings)
     }
 
-    fn issuer(&self, name: &str) -> Option<&IssuerDocument> {
+    pub(super) fn issuer(&self, name: &str) -> Option<&IssuerDocument> {
         self.documents.issuers.iter().find(|issuer| issuer.name.value == name)
     }
 }

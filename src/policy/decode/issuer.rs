@@ -8,7 +8,10 @@ use super::{Decoded, Decoder, text};
 use crate::{
     diagnostic::{Diagnostic, Spanned},
     policy::{
-        document::{IssuerDocument, KeySource, Profile, ScopeClaim, Text},
+        document::{
+            ClientAuthentication, IntrospectedTokens, IntrospectionDocument, IssuerDocument,
+            KeySource, Profile, ScopeClaim, Text,
+        },
         scope::ScopeGrammar,
         yaml::{Node, Value},
     },
@@ -81,6 +84,7 @@ pub(super) struct Spec {
     max_key_age: Duration,
     scope_claims: Vec<ScopeClaim>,
     scope_grammar: ScopeGrammar,
+    introspection: Option<IntrospectionDocument>,
 }
 
 impl Spec {
@@ -98,6 +102,7 @@ impl Spec {
             max_key_age,
             scope_claims,
             scope_grammar,
+            introspection,
         } = self;
         IssuerDocument {
             name,
@@ -113,6 +118,7 @@ impl Spec {
             max_key_age,
             scope_claims,
             scope_grammar,
+            introspection,
         }
     }
 }
@@ -127,7 +133,13 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
     let day = Duration::from_secs(24 * 60 * 60);
     let mut fields = decoder.map(node)?;
     let issuer = fields.required(decoder, "issuer", |decoder, node| url(decoder, node, false));
-    let keys = fields.required(decoder, "keys", |decoder, node| keys(decoder, node, files));
+    let introspection = fields.optional(decoder, "introspection", introspection);
+    let keys = if fields.get("keys").is_none() && !matches!(introspection, Ok(None)) {
+        // Nothing of it is believed as a JWT then.
+        Ok(KeySource::None)
+    } else {
+        fields.required(decoder, "keys", |decoder, node| keys(decoder, node, files))
+    };
     let audiences = fields.required(decoder, "audiences", Decoder::texts);
     let algorithms =
         fields.optional(decoder, "algorithms", |decoder, node| decoder.list(node, algorithm));
@@ -145,9 +157,18 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
     let scope_grammar =
         fields.optional(decoder, "scopeGrammar", |decoder, node| decoder.word(node, &GRAMMARS));
     fields.finish(decoder);
+    let (keys, introspection) = (keys?, introspection?);
+    if let (KeySource::None, Some(IntrospectionDocument { tokens, uri, .. })) =
+        (&keys, &introspection)
+        && *tokens == IntrospectedTokens::All
+    {
+        let message = "`tokens: all` is for JWTs too, which need `keys`";
+        return Err(decoder
+            .report(Diagnostic::new(&uri.at, message).help("give `keys`, or leave `tokens` out")));
+    }
     Ok(Spec {
         issuer: issuer?,
-        keys: keys?,
+        keys,
         audiences: audiences?,
         algorithms: algorithms?
             .unwrap_or_else(|| vec![Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256]),
@@ -159,6 +180,36 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
         max_key_age: max_key_age?.unwrap_or(day),
         scope_claims: scope_claims?.unwrap_or_else(|| vec![ScopeClaim::Scope]),
         scope_grammar: scope_grammar?.unwrap_or_default(),
+        introspection,
+    })
+}
+
+/// Zero asks about a token at every check; beyond an hour nobody speaks of revoking.
+const CACHE_FOR: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
+
+fn introspection(decoder: &mut Decoder, node: &Node) -> Decoded<IntrospectionDocument> {
+    const AUTHENTICATIONS: [(&str, ClientAuthentication); 3] = [
+        ("private_key_jwt", ClientAuthentication::PrivateKeyJwt),
+        ("tls_client_auth", ClientAuthentication::TlsClientAuth),
+        ("client_secret_basic", ClientAuthentication::ClientSecretBasic),
+    ];
+    const TOKENS: [(&str, IntrospectedTokens); 2] =
+        [("opaque", IntrospectedTokens::Opaque), ("all", IntrospectedTokens::All)];
+    let mut fields = decoder.map(node)?;
+    let uri = fields.required(decoder, "uri", |decoder, node| url(decoder, node, true));
+    let client_id = fields.required(decoder, "clientId", Decoder::text);
+    let authentication = fields
+        .required(decoder, "authentication", |decoder, node| decoder.word(node, &AUTHENTICATIONS));
+    let tokens = fields.optional(decoder, "tokens", |decoder, node| decoder.word(node, &TOKENS));
+    let cache_for =
+        fields.optional(decoder, "cacheFor", |decoder, node| decoder.duration(node, &CACHE_FOR));
+    fields.finish(decoder);
+    Ok(IntrospectionDocument {
+        uri: uri?,
+        client_id: client_id?,
+        authentication: authentication?,
+        tokens: tokens?.unwrap_or_default(),
+        cache_for: cache_for?.unwrap_or(Duration::from_secs(30)),
     })
 }
 

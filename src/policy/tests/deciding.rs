@@ -295,11 +295,11 @@ fn only_what_candidates_ask_for_is_needed() {
         open("token").token(&["corp"], &[]).paths(&["/token"]),
         deny("deny").spiffe(WEB_ONLY).paths(&["/open/x"]),
     ]);
-    let needs = |path: &str| set.candidates(&get(path)).needs();
+    let needs = |path: &str| set.candidates(&get(path)).needs(&Proof::Absent);
     assert_eq!(needs("/open"), Needs::default());
-    assert_eq!(needs("/peer"), Needs { peer: true, token: false });
-    assert_eq!(needs("/open/x"), Needs { peer: true, token: false });
-    assert_eq!(needs("/token"), Needs { peer: true, token: true });
+    assert_eq!(needs("/peer"), Needs { peer: true, token: false, ..Needs::default() });
+    assert_eq!(needs("/open/x"), Needs { peer: true, token: false, ..Needs::default() });
+    assert_eq!(needs("/token"), Needs { peer: true, token: true, ..Needs::default() });
     assert_eq!(needs("/none"), Needs::default());
 }
 

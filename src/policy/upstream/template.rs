@@ -280,6 +280,7 @@ pub(in crate::policy) mod tests {
             peer: Proof::Absent,
             token: Proof::Proven(BoundToken {
                 token: Arc::new(AccessToken {
+                    introspected: false,
                     issuer: "corp".into(),
                     subject: Some(subject.to_owned()),
                     client_id: None,

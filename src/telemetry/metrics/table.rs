@@ -77,6 +77,18 @@ pub const METRICS: &[Metric] = &[
         &["issuer"],
         "Fetches of an issuer's keys that failed.",
     ),
+    metric(
+        "symbolon_introspections_total",
+        "counter",
+        &["issuer", "outcome"],
+        "Questions to an issuer about a token: it is active or inactive, or there was no answer (unavailable).",
+    ),
+    metric(
+        "symbolon_introspection_paused",
+        "gauge",
+        &["issuer"],
+        "1 while an issuer that did not answer about tokens is left alone, and they are denied.",
+    ),
     metric("symbolon_cache_entries", "gauge", &["cache"], "Entries of a cache."),
     metric(
         "symbolon_cache_requests_total",

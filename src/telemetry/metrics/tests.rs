@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{CacheSample, IssuerSample, METRICS, Metrics, RefusedConnection, ReloadOutcome};
+use super::{
+    CacheSample, IntrospectionSample, IssuerSample, METRICS, Metrics, RefusedConnection,
+    ReloadOutcome,
+};
 use crate::{clock::UnixTime, reason::Reason, snapshot::Generation};
 
 fn filled() -> Metrics {
@@ -15,7 +18,9 @@ fn filled() -> Metrics {
     });
     metrics.set_issuer_source(Box::new(|| {
         let age = Some(Duration::from_secs(7));
-        vec![IssuerSample { issuer: "corp".into(), keys: 2, age, failures: 5 }]
+        let outcomes = [("active", 7), ("inactive", 8), ("unavailable", 9)];
+        let introspection = Some(IntrospectionSample { outcomes, paused: true });
+        vec![IssuerSample { issuer: "corp".into(), keys: 2, age, failures: 5, introspection }]
     }));
     metrics.set_cache_source(Box::new(|| {
         vec![CacheSample { cache: "tokens", entries: 4, hits: 9, misses: 1 }]
@@ -92,6 +97,8 @@ fn what_is_asked_at_a_scrape_is_set_and_not_added_up() {
         ("symbolon_issuer_keys{issuer=\"corp\"}", 2.0),
         ("symbolon_issuer_keys_age_seconds{issuer=\"corp\"}", 7.0),
         ("symbolon_issuer_fetch_failures_total{issuer=\"corp\"}", 5.0),
+        ("symbolon_introspections_total{issuer=\"corp\",outcome=\"inactive\"}", 8.0),
+        ("symbolon_introspection_paused{issuer=\"corp\"}", 1.0),
         ("symbolon_cache_entries{cache=\"tokens\"}", 4.0),
         ("symbolon_cache_requests_total{cache=\"tokens\",outcome=\"hit\"}", 9.0),
         ("symbolon_policy_generation", 3.0),

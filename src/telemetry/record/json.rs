@@ -98,6 +98,12 @@ impl<'l> Object<'l> {
         self.line.extend_from_slice(digits.get(first..).unwrap_or_default());
     }
 
+    /// Writes `true`.
+    pub(super) fn yes(&mut self, name: &'static str) {
+        self.name(name);
+        self.line.extend_from_slice(b"true");
+    }
+
     fn name(&mut self, name: &'static str) {
         if !std::mem::take(&mut self.empty) {
             self.line.push(b',');

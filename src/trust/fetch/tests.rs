@@ -56,7 +56,7 @@ async fn serve() -> SocketAddr {
 
 fn fetcher(hosts: &[&str]) -> Fetcher {
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    Fetcher::new(&OutboundSettings { hosts, ca_file: None }).unwrap()
+    Fetcher::new(&OutboundSettings { hosts, ca_file: None, ..OutboundSettings::default() }).unwrap()
 }
 
 async fn fetch(path: &str) -> Result<Vec<u8>, FetchError> {
@@ -94,7 +94,8 @@ async fn a_body_is_read_up_to_the_bound_only() {
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_cut_off() {
-    let outbound = OutboundSettings { hosts: Vec::new(), ca_file: None };
+    let outbound =
+        OutboundSettings { hosts: Vec::new(), ca_file: None, ..OutboundSettings::default() };
     let total = Duration::from_millis(500);
     let fetcher = Fetcher::with_timeouts(&outbound, CONNECT_TIMEOUT, total).unwrap();
     let url = format!("http://{}/slow", serve().await);
@@ -141,7 +142,11 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
     let trusting = |name: &str, pem: String| {
         let path = directory.path().join(name);
         std::fs::write(&path, pem).unwrap();
-        Fetcher::new(&OutboundSettings { hosts: Vec::new(), ca_file: Some(path) })
+        Fetcher::new(&OutboundSettings {
+            hosts: Vec::new(),
+            ca_file: Some(path),
+            ..OutboundSettings::default()
+        })
     };
     let url = format!("https://localhost:{port}/ok");
     let ours = trusting("ours.pem", signed.cert.pem()).unwrap();
@@ -158,7 +163,11 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
 fn a_ca_file_that_is_missing_or_holds_no_certificate_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ca.pem");
-    let outbound = OutboundSettings { hosts: Vec::new(), ca_file: Some(path.clone()) };
+    let outbound = OutboundSettings {
+        hosts: Vec::new(),
+        ca_file: Some(path.clone()),
+        ..OutboundSettings::default()
+    };
     assert!(matches!(Fetcher::new(&outbound), Err(FetcherError::CaFile { .. })));
     for text in ["", "rubbish", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         std::fs::write(&path, text).unwrap();

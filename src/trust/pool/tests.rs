@@ -12,12 +12,11 @@ use super::*;
 use crate::{
     clock::ManualClock,
     credential::{
-        Proof, Refetched, Verified,
+        Proof, Verified, Waited,
         cache::TokenCache,
         testing::{
-            NOW, Signer, bearer, claims_with, document, evidence, jwks, proofs, text, trust_in,
+            NOW, Signer, bearer, claims_with, document, evidence, jwks, text, trust_in, verify,
         },
-        verify,
     },
     policy::{Needs, document::ScopeClaim, scope::ScopeGrammar},
     reason::Reason,
@@ -85,11 +84,18 @@ fn from_file(content: &str) -> IssuerDocument {
 async fn check(issuer: &Arc<Issuer>, token: &str) -> Result<(), Reason> {
     let trust = trust_in(vec![Arc::clone(issuer)]);
     let (tokens, evidence) = (TokenCache::new(10), evidence(bearer(token), None));
-    let needs = Needs { peer: false, token: true };
-    let mut verified = verify(&evidence, needs, &trust, &tokens, &proofs(), NOW, Refetched::No);
+    let needs = Needs { token: true, ..Needs::default() };
+    let mut verified = verify(&evidence, needs, &trust, &tokens, NOW, Waited::default());
     if let Verified::KeyMissing(refetch) = verified {
         refetch.0.await;
-        verified = verify(&evidence, needs, &trust, &tokens, &proofs(), NOW, Refetched::Yes);
+        verified = verify(
+            &evidence,
+            needs,
+            &trust,
+            &tokens,
+            NOW,
+            Waited { refetched: true, introspected: None },
+        );
     }
     match verified {
         Verified::Settled(principal) => match principal.token {
@@ -97,7 +103,7 @@ async fn check(issuer: &Arc<Issuer>, token: &str) -> Result<(), Reason> {
             Proof::Unproven(reason) => Err(reason),
             Proof::Absent => panic!(),
         },
-        Verified::KeyMissing(_) => panic!("asked twice"),
+        Verified::KeyMissing(_) | Verified::Introspects(_) => panic!("asked twice"),
     }
 }
 
