@@ -28,6 +28,10 @@
 //! at again. One that is wrong fails the bench. `cold` is symbolon's CPU per check on the first
 //! sight of each token and certificate.
 //!
+//! With `--dpop` it measures something else: checks with a DPoP proof each, new every time, beside
+//! what no such check can be below, the verification of one ES256 signature and a check with warm
+//! caches. See `load/dpop.rs`.
+//!
 //! With `--json` the last line is one JSON object with `cpu_ratio`, `rps_ratio`, `p50_ratio`,
 //! `p99_ratio` and the figures behind them.
 
@@ -44,6 +48,8 @@
 mod client;
 #[path = "load/corpus.rs"]
 mod corpus;
+#[path = "load/dpop.rs"]
+mod dpop;
 #[path = "load/report.rs"]
 mod report;
 #[path = "load/server.rs"]
@@ -98,6 +104,9 @@ struct Options {
     /// Checks in flight while CPU and throughput are measured.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     in_flight: u32,
+    /// Measures checks with a fresh DPoP proof each, over one bare signature verification and a warm check.
+    #[arg(long)]
+    dpop: bool,
     /// What is measured; `noop` shows what the method makes of two equal servers.
     #[arg(long, value_enum, default_value_t = Subject::Symbolon)]
     subject: Subject,
@@ -124,17 +133,27 @@ fn main() -> anyhow::Result<()> {
         return server::serve_noop(address);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = LocalSet::new().block_on(&runtime, async {
+    let (text, json) = LocalSet::new().block_on(&runtime, async {
         tokio::select! {
-            report = tokio::time::timeout(LIMIT, measure(&options)) => report.context("too slow")?,
+            told = tokio::time::timeout(LIMIT, told(&options)) => told.context("too slow")?,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         }
     })?;
-    println!("{report}");
+    println!("{text}");
     if options.json {
-        println!("{}", report.json());
+        println!("{json}");
     }
     Ok(())
+}
+
+/// Measures, and returns what to print for people and as JSON.
+async fn told(options: &Options) -> anyhow::Result<(String, serde_json::Value)> {
+    if options.dpop {
+        let report = dpop::measure(options).await?;
+        return Ok((report.to_string(), report.json()));
+    }
+    let report = measure(options).await?;
+    Ok((report.to_string(), report.json()))
 }
 
 /// Starts both servers, proves that they answer as they must, and measures them in turn.
@@ -143,7 +162,7 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
     // A folder down: the one that holds the policy directory is watched, and no place for a log.
     let policies = scratch.path().join("mount/policies");
     std::fs::create_dir_all(&policies)?;
-    let corpus = Corpus::create(&policies, options.rules.try_into()?)?;
+    let corpus = Corpus::create(&policies, options.rules.try_into()?, "certificate")?;
     let mut servers = [
         match options.subject {
             Subject::Symbolon => Server::symbolon(&policies, scratch.path())?,

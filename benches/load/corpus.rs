@@ -10,7 +10,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aws_lc_rs::digest;
+use aws_lc_rs::{
+    digest,
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use envoy_types::pb::{
@@ -62,34 +66,68 @@ pub(crate) struct Corpus {
     pub(crate) identities: Vec<String>,
     /// Checks that must be denied, and what is wrong with them.
     pub(crate) tampered: Vec<(&'static str, Bytes)>,
+    callers: Vec<Caller>,
 }
 
 impl Corpus {
-    /// Mints certificates and tokens, writes a policy directory with `rules` rules to `policies`
-    /// and encodes the checks it allows.
+    /// Mints certificates and tokens, writes a policy directory with `rules` rules that take tokens
+    /// bound by `binding` to `policies`, and encodes the checks it allows.
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub(crate) fn create(policies: &Path, rules: usize) -> anyhow::Result<Self> {
+    pub(crate) fn create(policies: &Path, rules: usize, binding: &str) -> anyhow::Result<Self> {
         let services = rules.div_ceil(RULES_PER_POLICY).max(1);
         let mut random = StdRng::seed_from_u64(0x73_79_6d_62);
         let mint = Mint::new()?;
-        write_policies(policies, services, rules, &mint)?;
+        write_policies(policies, services, rules, binding, &mint)?;
         let callers = (0..CALLERS)
             .map(|number| mint.caller(number, number % services, &mut random))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let mut corpus = Self { checks: Vec::new(), identities: Vec::new(), tampered: Vec::new() };
+        let mut corpus = Self {
+            checks: Vec::new(),
+            identities: Vec::new(),
+            tampered: tampered(&callers, &mut random),
+            callers,
+        };
         for number in 0..CHECKS {
-            // A stride that is prime to the number of callers: neighbours never share one.
-            let caller = &callers[(number * 389) % CALLERS];
+            let caller = corpus.caller(number);
             let allowing = ALLOWING.min(rules.saturating_sub(caller.service * RULES_PER_POLICY));
             let resource = random.random_range(0..allowing.max(1));
-            let check = caller.check(resource, &caller.token, &caller.xfcc, &mut random);
+            let bearer = Credential::Bearer(&caller.token);
+            let check = caller.check(resource, bearer, &caller.xfcc, &mut random);
+            let identity = caller.spiffe.clone();
             corpus.checks.push(frame(&check));
-            corpus.identities.push(caller.spiffe.clone());
+            corpus.identities.push(identity);
         }
-        corpus.tampered = tampered(&callers, &mut random);
         Ok(corpus)
+    }
+
+    /// Returns the caller of a check.
+    fn caller(&self, number: usize) -> &Caller {
+        // A stride that is prime to the number of callers: neighbours never share one.
+        &self.callers[(number * 389) % CALLERS]
+    }
+
+    /// Makes `count` checks from the `first` on, each with a DPoP proof (RFC 9449) that is new and made now.
+    ///
+    /// # Errors
+    /// When a proof cannot be signed.
+    pub(crate) fn proven(&self, first: usize, count: usize) -> anyhow::Result<Vec<Bytes>> {
+        let mut random = StdRng::from_os_rng();
+        let checks = (first..first + count).map(|number| {
+            let caller = self.caller(number);
+            let check = caller.check(0, Credential::Dpop(caller), &caller.xfcc, &mut random);
+            Ok(frame(&check))
+        });
+        checks.collect()
+    }
+
+    /// Returns a DPoP key as a JWK, a message and its signature by that key.
+    pub(crate) fn signed(&self) -> (serde_json::Value, String, Vec<u8>) {
+        let caller = self.caller(0);
+        let input = caller.proof_input("GET", "https://example/v1/resource-0", 0, "1");
+        let signature = caller.sign(&input);
+        (caller.jwk(), input, signature)
     }
 
     /// Returns how many callers there are.
@@ -106,13 +144,18 @@ fn tampered(callers: &[Caller], random: &mut StdRng) -> Vec<(&'static str, Bytes
     vec![
         (
             "a token with another's signature",
-            frame(&caller.check(0, &format!("{signed}.{signature}"), &caller.xfcc, random)),
+            frame(&caller.check(
+                0,
+                Credential::Bearer(&format!("{signed}.{signature}")),
+                &caller.xfcc,
+                random,
+            )),
         ),
         (
             "a token bound to another certificate",
-            frame(&caller.check(0, &other.token, &caller.xfcc, random)),
+            frame(&caller.check(0, Credential::Bearer(&other.token), &caller.xfcc, random)),
         ),
-        ("no token", frame(&caller.check(0, "", &caller.xfcc, random))),
+        ("no token", frame(&caller.check(0, Credential::None, &caller.xfcc, random))),
     ]
 }
 
@@ -168,15 +211,24 @@ impl Mint {
         let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
         header.typ = Some("at+jwt".to_owned());
         header.kid = Some("bench".to_owned());
-        let claims = serde_json::json!({
-            "iss": "https://login.example/", "sub": format!("caller-{number}"),
-            "client_id": format!("client-{number}"),
-            "aud": [format!("https://team-{}.example", service % TEAMS)],
-            "iat": self.now.saturating_sub(30), "exp": self.now + LIFETIME.as_secs(),
-            "jti": uuid(random), "scope": "openid orders:read orders:write profile",
-            "cnf": {"x5t#S256": URL_SAFE_NO_PAD.encode(hash)},
-        });
-        let token = jsonwebtoken::encode(&header, &claims, &self.signing)?;
+        let mut mint = |cnf: serde_json::Value| {
+            let claims = serde_json::json!({
+                "iss": "https://login.example/", "sub": format!("caller-{number}"),
+                "client_id": format!("client-{number}"),
+                "aud": [format!("https://team-{}.example", service % TEAMS)],
+                "iat": self.now.saturating_sub(30), "exp": self.now + LIFETIME.as_secs(),
+                "jti": uuid(random), "scope": "openid orders:read orders:write profile",
+                "cnf": cnf,
+            });
+            jsonwebtoken::encode(&header, &claims, &self.signing)
+        };
+        let token = mint(serde_json::json!({"x5t#S256": URL_SAFE_NO_PAD.encode(hash)}))?;
+        let proof_key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
+        // RFC 7638 §3.2.
+        let Jwk { x, y } = Jwk::of(&proof_key);
+        let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let jkt = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, jwk.as_bytes()));
+        let keyed = mint(serde_json::json!({"jkt": jkt}))?;
 
         let workload = workload(service);
         let pem = utf8_percent_encode(&certificate.pem(), XFCC_PEM).to_string();
@@ -186,7 +238,7 @@ impl Mint {
             text
         });
         let xfcc = format!("By={workload};Hash={hash};Cert=\"{pem}\";Subject=\"\";URI={spiffe}");
-        Ok(Caller { service, spiffe, workload, token, xfcc })
+        Ok(Caller { service, spiffe, workload, token, keyed, proof_key, xfcc })
     }
 }
 
@@ -198,13 +250,67 @@ struct Caller {
     service: usize,
     spiffe: String,
     workload: String,
+    /// Bound to the certificate.
     token: String,
+    /// Bound to the key of proofs.
+    keyed: String,
+    proof_key: EcdsaKeyPair,
     xfcc: String,
 }
 
+/// What a check presents besides the certificate.
+#[derive(Clone, Copy)]
+enum Credential<'c> {
+    None,
+    Bearer(&'c str),
+    /// This caller's token and a new proof.
+    Dpop(&'c Caller),
+}
+
+/// The public part of a key on P-256, in base64url.
+struct Jwk {
+    x: String,
+    y: String,
+}
+
+impl Jwk {
+    fn of(key: &EcdsaKeyPair) -> Self {
+        // An uncompressed point (SEC 1 §2.3.3): 4, x, y.
+        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+        Self { x: URL_SAFE_NO_PAD.encode(x), y: URL_SAFE_NO_PAD.encode(y) }
+    }
+}
+
 impl Caller {
+    fn jwk(&self) -> serde_json::Value {
+        let Jwk { x, y } = Jwk::of(&self.proof_key);
+        serde_json::json!({"kty": "EC", "crv": "P-256", "x": x, "y": y})
+    }
+
+    /// Returns what a proof's signature is over (RFC 9449 §4.2).
+    fn proof_input(&self, method: &str, uri: &str, now: u64, id: &str) -> String {
+        let header = serde_json::json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk()});
+        let ath = digest::digest(&digest::SHA256, self.keyed.as_bytes());
+        let claims = serde_json::json!({
+            "jti": id, "htm": method, "htu": uri, "iat": now, "ath": URL_SAFE_NO_PAD.encode(ath),
+        });
+        let encode = |part: serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        format!("{}.{}", encode(header), encode(claims))
+    }
+
+    fn sign(&self, input: &str) -> Vec<u8> {
+        let signature = self.proof_key.sign(&SystemRandom::new(), input.as_bytes());
+        signature.map(|signature| signature.as_ref().to_vec()).unwrap_or_default()
+    }
+
     /// Makes the check of one request, with the headers a service behind a sidecar sends.
-    fn check(&self, resource: usize, token: &str, xfcc: &str, random: &mut StdRng) -> CheckRequest {
+    fn check(
+        &self,
+        resource: usize,
+        credential: Credential<'_>,
+        xfcc: &str,
+        random: &mut StdRng,
+    ) -> CheckRequest {
         let host = host(self.service);
         let path = format!("/v1/resource-{resource}/{}?expand=lines&limit=50", uuid(random));
         let (trace, span) = (random.random::<u128>(), random.random::<u64>());
@@ -239,8 +345,20 @@ impl Caller {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        if !token.is_empty() {
-            headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+        match credential {
+            Credential::None => {}
+            Credential::Bearer(token) => {
+                headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+            }
+            Credential::Dpop(caller) => {
+                let target = path.split('?').next().unwrap_or_default();
+                let uri = format!("https://{host}{target}");
+                let input =
+                    caller.proof_input("GET", &uri, SystemClock.now().as_secs(), &uuid(random));
+                let signature = URL_SAFE_NO_PAD.encode(caller.sign(&input));
+                headers.insert("authorization".to_owned(), format!("DPoP {}", caller.keyed));
+                headers.insert("dpop".to_owned(), format!("{input}.{signature}"));
+            }
         }
         let http = HttpRequest {
             id: random.random::<u64>().to_string(),
@@ -315,6 +433,7 @@ fn write_policies(
     directory: &Path,
     services: usize,
     rules: usize,
+    binding: &str,
     mint: &Mint,
 ) -> anyhow::Result<()> {
     fs::write(directory.join("corp.jwks.json"), mint.jwks()?)?;
@@ -350,13 +469,16 @@ spec:
     )?;
     for service in 0..services {
         let count = rules.saturating_sub(service * RULES_PER_POLICY).min(RULES_PER_POLICY);
-        fs::write(directory.join(format!("service-{service}.yaml")), policy(service, count)?)?;
+        fs::write(
+            directory.join(format!("service-{service}.yaml")),
+            policy(service, count, binding)?,
+        )?;
     }
     Ok(())
 }
 
 /// Writes the policy of a service: `count` rules, of which the last two of ten deny.
-fn policy(service: usize, count: usize) -> Result<String, std::fmt::Error> {
+fn policy(service: usize, count: usize, binding: &str) -> Result<String, std::fmt::Error> {
     let (team, host, workload) = (service % TEAMS, host(service), workload(service));
     let mut text = format!(
         "apiVersion: symbolon/v1
@@ -366,9 +488,12 @@ spec:
   workloads: [\"{workload}\"]
   hosts: [\"{host}\"]
   audiences: [\"https://team-{team}.example\"]
-  rules:
 "
     );
+    if binding.contains("dpop") {
+        writeln!(text, "  origin: https://{host}")?;
+    }
+    text.push_str("  rules:\n");
     for rule in 0..count.max(1) {
         if rule < ALLOWING {
             write!(
@@ -376,7 +501,7 @@ spec:
                 "  - name: read-{rule}
     to: {{methods: [GET], paths: [\"/v1/resource-{rule}\", \"/v1/resource-{rule}/{{id}}\"]}}
     from: {{spiffe: [\"spiffe://prod.example/ns/team-{team}/sa/*\"]}}
-    token: {{issuers: [corp], scopes: [\"orders:read\"], binding: [certificate]}}
+    token: {{issuers: [corp], scopes: [\"orders:read\"], binding: [{binding}]}}
     upstream: {{headers: {{x-caller: \"{{peer.spiffe}}\", x-client: \"{{token.client_id}}\"}}}}
 "
             )?;

@@ -98,14 +98,14 @@ impl fmt::Display for Report {
 }
 
 /// The median of some values and how far they spread.
-struct Summary {
-    median: f64,
-    low: f64,
-    high: f64,
+pub(crate) struct Summary {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
 impl Summary {
-    fn of(mut values: Vec<f64>) -> Self {
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
         values.sort_unstable_by(f64::total_cmp);
         let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
         let last = values.len().saturating_sub(1);
