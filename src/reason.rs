@@ -19,7 +19,7 @@ pub enum Stage {
     Token,
     /// The bond between token and caller.
     Binding,
-    /// Who acts for the token's subject.
+    /// The token's subject, and who acts for it.
     Actor,
     /// The token's scopes.
     Scopes,
@@ -276,6 +276,8 @@ reasons! {
     /// The token's actor (`act`) is a workload and not the peer.
     ActorNotPeer = "actor_not_peer", Binding, InvalidToken;
 
+    /// The rule names subjects (`sub`), and the token's is none of them.
+    SubjectNotAllowed = "subject_not_allowed", Actor, Forbidden;
     /// The rule asks for a token with an actor (`act`), and this one has none.
     ActorRequired = "actor_required", Actor, Forbidden;
     /// The rule asks for a token without an actor (`act`), and this one has one.

@@ -49,8 +49,14 @@ impl Refusal<'_> {
     /// Returns a denial that no rule took part in.
     #[must_use]
     pub const fn without_rule(reason: Reason) -> Self {
-        let challenge =
-            Challenge { used: None, offer: None, algorithms: "", nonce: None, step_up: None };
+        let challenge = Challenge {
+            used: None,
+            offer: None,
+            algorithms: "",
+            nonce: None,
+            step_up: None,
+            resource_metadata: None,
+        };
         Self { reason, rule: None, scopes: &[], grpc: false, challenge }
     }
 }

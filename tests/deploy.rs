@@ -71,13 +71,15 @@ async fn envoy_accepts_the_shipped_configuration() {
 }
 
 #[test]
-fn the_example_policies_are_accepted() {
-    let output = Command::new(support::symbolon())
-        .args(["policy", "check"])
-        .arg(support::repository().join("policies"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn the_example_policies_and_ready_made_issuers_are_accepted() {
+    for folder in ["policies", "policies/.issuers"] {
+        let output = Command::new(support::symbolon())
+            .args(["policy", "check"])
+            .arg(support::repository().join(folder))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl World {
     /// When the directory cannot be written or read, or a check is not allowed.
     pub(super) fn create(directory: &Path, rules: usize) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory)?;
-        let corpus = Corpus::create(directory, rules)?;
+        let corpus = Corpus::create(directory, rules, "certificate")?;
         let clock: SharedClock = Arc::new(SystemClock);
         let snapshot = Arc::new(snapshot(directory, &clock)?);
         let store = Arc::new(SnapshotStore::default());

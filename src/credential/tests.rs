@@ -66,6 +66,117 @@ fn a_good_token_is_proven_cold_and_warm() {
     assert_eq!(world.tokens.len(), 1);
 }
 
+/// What the providers' documentation gives of a token: header without `alg` and `kid`, claims, and a claim
+/// that must be this.
+type Documented = (&'static str, serde_json::Value, serde_json::Value, Option<&'static str>);
+
+fn documented() -> [Documented; 6] {
+    let service_account = |issuer: &str| {
+        json!({"iss": issuer, "sub": "system:serviceaccount:checkout:web",
+               "kubernetes.io": {"namespace": "checkout", "serviceaccount": {"name": "web", "uid": "1"}}})
+    };
+    [
+        (
+            "github-actions",
+            json!({"typ": "JWT", "x5t": "example-thumbprint"}),
+            json!({"iss": "https://token.actions.githubusercontent.com",
+                   "sub": "repo:example-org/app:ref:refs/heads/main", "repository": "example-org/app",
+                   "repository_owner": "example-org", "repository_owner_id": "123456",
+                   "job_workflow_ref": "example-org/app/.github/workflows/x.yml@refs/heads/main"}),
+            Some("repository_owner"),
+        ),
+        (
+            "gitlab-ci",
+            json!({"typ": "JWT"}),
+            json!({"iss": "https://gitlab.com", "sub": "project_path:group/app:ref_type:branch:ref:main",
+                   "namespace_id": "42", "namespace_path": "group", "project_id": "7"}),
+            Some("namespace_id"),
+        ),
+        (
+            "cluster",
+            json!({}),
+            service_account("https://kubernetes.default.svc.cluster.local"),
+            None,
+        ),
+        (
+            "gke",
+            json!({}),
+            service_account(
+                "https://container.googleapis.com/v1/projects/example-project/locations/europe-west1/clusters/example",
+            ),
+            None,
+        ),
+        (
+            "eks",
+            json!({}),
+            service_account(
+                "https://oidc.eks.eu-central-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE",
+            ),
+            None,
+        ),
+        (
+            "entra",
+            json!({"typ": "JWT"}),
+            json!({"iss": "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0",
+                   "aud": "66666666-7777-8888-9999-000000000000", "ver": "2.0", "sub": "x", "oid": "y",
+                   "tid": "11111111-2222-3333-4444-555555555555", "roles": ["payments:read"]}),
+            Some("tid"),
+        ),
+    ]
+}
+
+#[test]
+fn the_ready_made_issuers_believe_their_own_tokens_and_no_strangers() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/.issuers");
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().into();
+        files.insert(name, std::fs::read(path).unwrap());
+    }
+    let tree = crate::snapshot::source::SourceTree {
+        root: std::path::PathBuf::new(),
+        files,
+        hash: String::new(),
+        commit: None,
+    };
+    let loaded = crate::policy::load::load(&tree, &[]).unwrap();
+    let signer = Signer::rsa("k1", "RS256");
+    let documents = loaded.documents.issuers;
+    assert_eq!(documents.len(), documented().len());
+    let issuers = documents.into_iter().map(|document| issuer_of(document, &[&signer])).collect();
+    let world = World { signer, trust: trust_in(issuers), tokens: TokenCache::new(100) };
+    for (name, header, claims, narrowing) in documented() {
+        let mint = |header: &serde_json::Value, claims: &serde_json::Value| {
+            let (mut header, mut claims) = (header.clone(), claims.clone());
+            header["alg"] = "RS256".into();
+            header["kid"] = "k1".into();
+            let times = [("iat", 0), ("nbf", 0), ("exp", 300)];
+            for (claim, seconds) in times {
+                claims[claim] = (NOW.as_secs() + seconds).into();
+            }
+            if claims.get("aud").is_none() {
+                claims["aud"] = json!(["https://payments.example"]);
+            }
+            world.signer.sign_with(&header, &claims)
+        };
+        let (proof, _) = world.check_at(&mint(&header, &claims), NOW);
+        let Proof::Proven(bound) = proof else { panic!("{name}: {proof:?}") };
+        assert_eq!(&*bound.token.issuer, name);
+        if let Some(narrowing) = narrowing {
+            let mut strangers = claims.clone();
+            strangers[narrowing] = "stranger".into();
+            let reason = world.reason(&mint(&header, &strangers));
+            assert_eq!(reason, Reason::TokenClaimMismatch, "{name}");
+        }
+        for typ in [json!("at+jwt"), json!("absent"), json!("application/absent"), json!(7)] {
+            let mut other = header.clone();
+            other["typ"] = typ;
+            assert_eq!(world.reason(&mint(&other, &claims)), Reason::TokenType, "{name}");
+        }
+    }
+}
+
 #[test]
 fn a_token_is_looked_at_only_where_a_rule_asks_for_one() {
     let world = World::new();

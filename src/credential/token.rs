@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     json::{self, Object},
-    policy::document::IssuerDocument,
+    policy::document::{ABSENT_TYPE, IssuerDocument},
     reason::Reason,
     trust::jwks::{self, Found, Key, KeySet},
 };
@@ -82,9 +82,17 @@ pub struct Jws<'t> {
     /// Canonical base64url.
     signature: &'t str,
     algorithm: Algorithm,
-    typ: Option<String>,
+    typ: Typ,
     kid: Option<String>,
     payload: Object,
+}
+
+/// What `typ` is.
+enum Typ {
+    Absent,
+    Text(String),
+    /// No text.
+    Other,
 }
 
 impl fmt::Debug for Jws<'_> {
@@ -135,7 +143,11 @@ pub fn parse(token: &str) -> Result<Jws<'_>, TokenError> {
         Some(Value::String(kid)) if kid.len() <= jwks::MAX_KID_BYTES => Some(kid.clone()),
         Some(_) => return Err(TokenError::Malformed),
     };
-    let typ = header.get("typ").and_then(Value::as_str).map(str::to_owned);
+    let typ = match header.get("typ") {
+        None => Typ::Absent,
+        Some(Value::String(typ)) => Typ::Text(typ.clone()),
+        Some(_) => Typ::Other,
+    };
     Ok(Jws { signed, signature, algorithm, typ, kid, payload: part(payload)? })
 }
 
@@ -158,11 +170,18 @@ impl Jws<'_> {
             return Err(TokenError::Algorithm);
         }
         // RFC 9068 §4; RFC 7515 §4.1.9: a media type, without regard to case, `application/` left out.
-        let typ = self.typ.as_deref().ok_or(TokenError::Type)?;
-        let typ = match typ.split_at_checked("application/".len()) {
-            Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
-            _ => typ,
+        let typ = match &self.typ {
+            Typ::Absent => ABSENT_TYPE,
+            Typ::Other => return Err(TokenError::Type),
+            Typ::Text(typ) => match typ.split_at_checked("application/".len()) {
+                Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
+                _ => typ,
+            },
         };
+        // The word for what is absent is nothing that a token says of itself.
+        if matches!(self.typ, Typ::Text(_)) && typ.eq_ignore_ascii_case(ABSENT_TYPE) {
+            return Err(TokenError::Type);
+        }
         if issuer.types.iter().any(|allowed| allowed.eq_ignore_ascii_case(typ)) {
             Ok(())
         } else {

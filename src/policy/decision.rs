@@ -3,10 +3,11 @@
 use crate::{
     credential::{BoundToken, Principal, Proof, dpop::VerifiedProof},
     evidence::Evidence,
+    identity::SpiffeId,
     policy::{
         StepUp,
         candidates::{Candidate, Candidates},
-        document::{NonceMode, ReplayMode},
+        document::NonceMode,
         index::PolicySet,
         rule::Rule,
         upstream::Ownership,
@@ -45,14 +46,18 @@ impl<'s> Permit<'s> {
         self.verified_token
     }
 
-    /// Returns what the allow depends on being done with the token's DPoP proof; `None` where the deciding
-    /// rule verified none.
+    /// Returns what the allow depends on being done with the token's DPoP proof, in a check that `caller`
+    /// asks; `None` where the deciding rule verified none.
     #[must_use]
-    pub fn obligation<'p>(&self, principal: &'p Principal<'_>) -> Option<Obligation<'p>> {
+    pub fn obligation<'p>(
+        &self,
+        principal: &'p Principal<'_>,
+        caller: Option<SpiffeId<'_>>,
+    ) -> Option<Obligation<'p>> {
         let token = self.rule.token.as_ref().filter(|_| self.verified_token)?;
         let Proof::Proven(bound) = &principal.token else { return None };
         let proof = bound.proof.as_deref()?;
-        let consume = token.replay == ReplayMode::Consume;
+        let consume = token.replay.consumes(caller);
         Some(Obligation { bound, proof, consume, nonce: token.nonce != NonceMode::Off })
     }
 
@@ -115,6 +120,12 @@ impl<'s> Denial<'s> {
             (true, None) | (false, _) => None,
         };
         token.and_then(|token| token.scopes.as_deref()).unwrap_or_default()
+    }
+
+    /// Returns where the service's metadata is (RFC 9728 §5.1), as its policy says.
+    #[must_use]
+    pub fn resource_metadata(&self) -> Option<&'s str> {
+        self.rule?.token.as_ref()?.resource_metadata.as_deref()
     }
 
     /// Returns what a challenge says of the user's authentication (RFC 9470 §3): all that the rule asks of

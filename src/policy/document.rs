@@ -57,6 +57,9 @@ pub struct PeerTrustDocument {
     pub evidence: Spanned<PeerSources>,
 }
 
+/// What `types` of an Issuer calls a token without `typ`.
+pub const ABSENT_TYPE: &str = "absent";
+
 /// Whose tokens are believed.
 #[derive(Clone, Debug)]
 pub struct IssuerDocument {
@@ -204,6 +207,9 @@ pub struct PolicyDocument {
     pub case_insensitive: bool,
     /// `spec.origin`: what clients call the service, for DPoP proofs.
     pub origin: Option<OriginDocument>,
+    /// `spec.resourceMetadata`: where the service's metadata is (RFC 9728), for challenges; an absolute https URL
+    /// (http for loopback only).
+    pub resource_metadata: Option<Text>,
     /// `spec.rules`; not empty.
     pub rules: Vec<RuleDocument>,
     /// Whether a field or a rule could not be read, which is reported: what it lacks then says nothing.
@@ -284,8 +290,10 @@ pub struct TokenDocument {
     pub scopes: Option<Vec<Text>>,
     /// `binding`.
     pub binding: Option<Vec<Spanned<BindingName>>>,
+    /// `subjects`: whose tokens (`sub`); texts, or SPIFFE patterns where they begin with `spiffe://`.
+    pub subjects: Option<Vec<Text>>,
     /// `replay`.
-    pub replay: Option<Spanned<ReplayMode>>,
+    pub replay: Option<Spanned<ReplayDocument>>,
     /// `nonce`.
     pub nonce: Option<Spanned<NonceMode>>,
     /// `acr`: values one of which is required, in the order of preference (RFC 9470).
@@ -344,13 +352,14 @@ pub enum OriginDocument {
 }
 
 /// What becomes of a DPoP proof that a rule accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ReplayMode {
-    /// `consume`: it is used up (RFC 9449 §11.1).
-    #[default]
+#[derive(Clone, Debug)]
+pub enum ReplayDocument {
+    /// `consume`: it is used up (RFC 9449 §11.1); also where it is left out.
     Consume,
     /// `observe`: it is not, as another check or the service behind uses it up.
     Observe,
+    /// `{observe: […]}`: it is not in checks that one of these callers asks, by their SPIFFE IDs.
+    ObserveFor(Vec<Text>),
 }
 
 /// What a rule asks of the `nonce` of a DPoP proof (RFC 9449 §8, §9).

@@ -151,7 +151,10 @@ impl TokenPart {
             let proof = bound.proof.as_deref().ok_or(Reason::DpopProofMissing)?;
             self.accepts_proof(proof, host)?;
         }
-        // Whoever may not act here is told nothing of what else would be needed.
+        // Whoever is not meant, or may not act here, is told nothing of what else would be needed.
+        if !self.names_subject(bound) {
+            return Err(Reason::SubjectNotAllowed);
+        }
         if let Some(actor) = &self.actor {
             actor.accepts(&bound.token)?;
         }
@@ -219,7 +222,16 @@ impl TokenPart {
         let scopes =
             self.scopes.as_deref().is_none_or(|named| named.iter().any(|named| overlaps(named)));
         let actor = self.actor.as_ref().is_none_or(|actor| actor.matches(&bound.token));
-        if binding && scopes && actor { Match::Yes } else { Match::No }
+        if binding && scopes && actor && self.names_subject(bound) { Match::Yes } else { Match::No }
+    }
+
+    /// Says whether the token is one of those whose `sub` the rule names, if it names any. A token without
+    /// `sub` is nobody's.
+    fn names_subject(&self, bound: &BoundToken) -> bool {
+        let subject = bound.token.subject.as_deref();
+        self.subjects.as_deref().is_none_or(|names| {
+            subject.is_some_and(|subject| names.iter().any(|name| name.names(subject)))
+        })
     }
 
     /// Says whether any of its issuers is asked about opaque tokens.

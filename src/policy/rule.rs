@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::{
     credential::dpop::Origin,
     evidence::path::PathForms,
-    identity::Thumbprint,
+    identity::{SpiffeId, Thumbprint},
     policy::{
         StepUp,
         delegation::ActorPart,
-        document::{Effect, NonceMode, ReplayMode},
+        document::{Effect, NonceMode},
         pattern::{HostPattern, SpiffePattern, Template},
         scope::ScopeGrammar,
         upstream::Upstream,
@@ -49,11 +49,58 @@ pub(in crate::policy) struct TokenPart {
     pub(in crate::policy) binding: Option<Bindings>,
     /// What clients call the service, where the policy says so.
     pub(in crate::policy) origins: Option<Arc<Origins>>,
-    pub(in crate::policy) replay: ReplayMode,
+    /// Whose tokens; `None` where left out.
+    pub(in crate::policy) subjects: Option<Box<[SubjectName]>>,
+    /// Where the service's metadata is, for challenges.
+    pub(in crate::policy) resource_metadata: Option<Arc<str>>,
+    pub(in crate::policy) replay: Replay,
     pub(in crate::policy) nonce: NonceMode,
     pub(in crate::policy) actor: Option<ActorPart>,
     /// Never in a deny rule.
     pub(in crate::policy) step_up: Option<StepUp>,
+}
+
+/// Whose token a rule names.
+#[derive(Debug)]
+pub(in crate::policy) enum SubjectName {
+    /// `sub`, byte by byte.
+    Exact(Box<str>),
+    /// `sub`, where it is a SPIFFE ID.
+    Spiffe(SpiffePattern),
+}
+
+impl SubjectName {
+    pub(in crate::policy) fn names(&self, subject: &str) -> bool {
+        match self {
+            Self::Exact(name) => **name == *subject,
+            Self::Spiffe(pattern) => SpiffeId::parse(subject).is_ok_and(|id| pattern.matches(id)),
+        }
+    }
+}
+
+/// What becomes of a proof that a rule accepted.
+#[derive(Debug, Default)]
+pub(in crate::policy) enum Replay {
+    /// It is used up.
+    #[default]
+    Consume,
+    /// It is not.
+    Observe,
+    /// It is not in checks that one of these asks.
+    ObserveFor(Box<[SpiffePattern]>),
+}
+
+impl Replay {
+    /// Says whether a check that `caller` asks uses a proof up: whoever has not proven its name is not named.
+    pub(in crate::policy) fn consumes(&self, caller: Option<SpiffeId<'_>>) -> bool {
+        match self {
+            Self::Consume => true,
+            Self::Observe => false,
+            Self::ObserveFor(callers) => {
+                !caller.is_some_and(|caller| callers.iter().any(|pattern| pattern.matches(caller)))
+            }
+        }
+    }
 }
 
 /// The origins that proofs for a policy's services name.

@@ -97,6 +97,7 @@ pub(super) fn trust_domain(name: &str) -> TrustDomainDocument {
 pub(super) fn policy(name: &str, rules: Vec<RuleDocument>) -> PolicyDocument {
     let audiences = rules.iter().any(|rule| rule.token.is_some()).then(|| texts(&[SELF]).unwrap());
     PolicyDocument {
+        resource_metadata: None,
         name: text(name),
         workloads: None,
         hosts: texts(&["pay.example"]),
@@ -160,6 +161,7 @@ impl RuleDocument {
     /// Asks for a token, bound or not.
     pub(super) fn token(self, issuers: &[&str], scopes: &[&str]) -> Self {
         let token = TokenDocument {
+            subjects: None,
             issuers: texts(issuers).unwrap(),
             scopes: (!scopes.is_empty()).then(|| texts(scopes).unwrap()),
             binding: None,

@@ -23,12 +23,22 @@ pub struct Challenge<'a> {
     pub nonce: Option<&'a str>,
     /// How the user should authenticate; only where all else held.
     pub step_up: Option<&'a StepUp>,
+    /// Where the service's metadata is (RFC 9728 §5.1): an URL without quotes.
+    pub resource_metadata: Option<&'a str>,
 }
 
 impl Challenge<'_> {
-    /// Says whether nothing of it has to do with DPoP.
+    /// Says whether nothing of it has to do with DPoP or with what the policy says: most are one of few texts.
     fn is_bearer(&self) -> bool {
-        self.used != Some(Scheme::Dpop) && self.offer.is_none_or(|offer| !offer.dpop)
+        self.used != Some(Scheme::Dpop)
+            && self.offer.is_none_or(|offer| !offer.dpop)
+            && self.resource_metadata.is_none()
+    }
+
+    /// Returns the parameter that every challenge has where it is known, with a comma before it.
+    fn metadata(&self) -> String {
+        let parameter = |url| format!(r#", resource_metadata="{url}""#);
+        self.resource_metadata.map(parameter).unwrap_or_default()
     }
 
     /// Returns the value of `www-authenticate`, where there is one.
@@ -86,9 +96,11 @@ impl Challenge<'_> {
             | Outcome::Internal
             | Outcome::Unavailable => return None,
         };
-        let bearer = bearer.map(|error| format!(r#"Bearer realm="api"{error}"#));
+        let metadata = self.metadata();
+        let bearer = bearer.map(|error| format!(r#"Bearer realm="api"{error}{metadata}"#));
         let dpop = dpop.map(|error| {
-            format!(r#"DPoP realm="api"{error}, algs="{algorithms}""#, algorithms = self.algorithms)
+            let algorithms = self.algorithms;
+            format!(r#"DPoP realm="api"{error}{metadata}, algs="{algorithms}""#)
         });
         // RFC 9110 §11.6.1: challenges in one header, with commas between them.
         let both: Vec<String> = bearer.into_iter().chain(dpop).collect();
@@ -161,6 +173,43 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn metadata_stands_in_the_challenge_of_each_scheme_and_in_nothing_else() {
+        let url = "https://api.example/.well-known/oauth-protected-resource";
+        let of = |used, dpop| Challenge {
+            used,
+            offer: Some(Offer { bearer: true, dpop }),
+            algorithms: "ES256",
+            resource_metadata: Some(url),
+            ..Challenge::default()
+        };
+        let plain = of(None, false);
+        let text = |challenge: &Challenge<'_>, outcome| challenge.text(outcome, &[]);
+        assert_eq!(
+            text(&plain, Outcome::Unauthorized).unwrap(),
+            format!(r#"Bearer realm="api", resource_metadata="{url}""#)
+        );
+        let both = of(None, true);
+        assert_eq!(
+            text(&both, Outcome::Unauthorized).unwrap(),
+            format!(
+                r#"Bearer realm="api", resource_metadata="{url}", DPoP realm="api", resource_metadata="{url}", algs="ES256""#
+            )
+        );
+        for outcome in [Outcome::InvalidToken, Outcome::InvalidRequest, Outcome::InsufficientScope]
+        {
+            for challenge in [of(Some(Scheme::Bearer), false), of(Some(Scheme::Dpop), true)] {
+                let text = text(&challenge, outcome).unwrap();
+                let challenges = text.matches("realm=").count();
+                assert_eq!(text.matches("resource_metadata=").count(), challenges, "{text}");
+                assert!(text.contains("error="), "{text}");
+            }
+        }
+        for outcome in [Outcome::Forbidden, Outcome::BadRequest, Outcome::Unavailable] {
+            assert_eq!(text(&both, outcome), None);
+        }
+    }
 
     #[test]
     fn a_missing_credential_is_challenged_without_an_error_code() {

@@ -11,6 +11,7 @@ use crate::{
         },
     },
     evidence::{Evidence, authorization::Credentials},
+    identity::SpiffeId,
     policy::{Denial, Obligation, Permit, upstream::HeaderChanges},
     reason::Reason,
     response::{Challenge, Refusal},
@@ -59,7 +60,8 @@ impl<'c> Check<'c> {
         let Known { evidence, principal, .. } = known;
         let changes = permit.upstream(evidence, principal, self.id.as_str());
         let mut changes = changes.map_err(Unmet::Denied)?;
-        if let Some(obligation) = permit.obligation(principal) {
+        let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
+        if let Some(obligation) = permit.obligation(principal, caller) {
             self.meet(obligation, known).map_err(|obstacle| match obstacle {
                 Obstacle::Reason(reason) => Unmet::Denied(permit.denied(reason)),
                 Obstacle::Waits(store, pending) => Unmet::Waits(store, pending),
@@ -130,6 +132,7 @@ impl Context {
                 algorithms: self.proofs.offered(),
                 nonce,
                 step_up: denial.step_up(),
+                resource_metadata: denial.resource_metadata(),
             },
         }
     }

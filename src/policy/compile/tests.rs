@@ -9,7 +9,7 @@ use crate::{
     policy::{
         document::{
             ActorDocument, ActorNameDocument, BindingName, Documents, NonceMode, OriginDocument,
-            PolicyDocument, ReplayMode, RuleDocument, TokenDocument,
+            PolicyDocument, ReplayDocument, RuleDocument, TokenDocument,
         },
         scope::ScopeGrammar,
         tests::{
@@ -241,7 +241,7 @@ fn replay_and_nonce_are_terms_of_allow_rules_with_an_origin() {
     let with = |rule: RuleDocument| {
         let mut rule = rule.token(&["corp"], &[]);
         let token = rule.token.as_mut().unwrap();
-        token.replay = Some(Spanned { value: ReplayMode::Observe, at: at("replay") });
+        token.replay = Some(Spanned { value: ReplayDocument::Observe, at: at("replay") });
         token.nonce = Some(Spanned { value: NonceMode::Required, at: at("nonce") });
         rule
     };

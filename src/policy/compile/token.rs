@@ -7,10 +7,11 @@ use crate::{
     policy::{
         compile::{Compiler, suggest},
         document::{
-            BindingName, Effect, IssuerDocument, PolicyDocument, RuleDocument, TokenDocument,
+            BindingName, Effect, IssuerDocument, PolicyDocument, ReplayDocument, RuleDocument,
+            Text, TokenDocument,
         },
-        pattern::name,
-        rule::{Bindings, NamedIssuer, Origins, TokenPart},
+        pattern::{SpiffePattern, name},
+        rule::{Bindings, NamedIssuer, Origins, Replay, SubjectName, TokenPart},
         scope::{self, ScopeGrammar},
     },
 };
@@ -75,12 +76,15 @@ impl Compiler<'_> {
         origins: Option<&Arc<Origins>>,
     ) -> TokenPart {
         self.proof_terms(policy, rule, token);
+        let metadata = policy.resource_metadata.as_ref();
         TokenPart {
             issuers: self.issuers(policy, token),
             scopes: self.scopes(token),
             binding: self.binding(policy, rule, token),
             origins: origins.map(Arc::clone),
-            replay: token.replay.as_ref().map(|replay| replay.value).unwrap_or_default(),
+            subjects: self.subjects(token),
+            resource_metadata: metadata.map(|metadata| metadata.value.as_str().into()),
+            replay: self.replay(token),
             nonce: token.nonce.as_ref().map(|nonce| nonce.value).unwrap_or_default(),
             actor: token.actor.as_ref().map(|actor| self.actor(rule, actor)),
             step_up: self.step_up(rule, token),
@@ -103,6 +107,41 @@ impl Compiler<'_> {
             }
         }
         Some(scopes.into())
+    }
+
+    fn subjects(&mut self, token: &TokenDocument) -> Option<Box<[SubjectName]>> {
+        let names = token.subjects.as_deref()?;
+        self.unique(names);
+        let is_spiffe = |name: &&Text| name.value.starts_with("spiffe://");
+        let spiffe: Vec<Text> = names.iter().filter(is_spiffe).cloned().collect();
+        self.check_trust_domains(&spiffe);
+        let parsed = names.iter().filter_map(|name| {
+            if is_spiffe(&name) {
+                return self.parse(name, SpiffePattern::parse).map(SubjectName::Spiffe);
+            }
+            if name.value.contains('*') {
+                self.report(
+                    Diagnostic::new(&name.at, "`*` stands for something in SPIFFE IDs alone").help(
+                        "write the `sub` out; claims such as `repository_owner` are for `requireClaims` of the Issuer",
+                    ),
+                );
+            }
+            Some(SubjectName::Exact(name.value.as_str().into()))
+        });
+        Some(parsed.collect())
+    }
+
+    fn replay(&mut self, token: &TokenDocument) -> Replay {
+        match token.replay.as_ref().map(|replay| &replay.value) {
+            None | Some(ReplayDocument::Consume) => Replay::Consume,
+            Some(ReplayDocument::Observe) => Replay::Observe,
+            Some(ReplayDocument::ObserveFor(callers)) => {
+                self.unique(callers);
+                self.check_trust_domains(callers);
+                let callers = self.list(Some(callers), SpiffePattern::parse);
+                Replay::ObserveFor(callers.unwrap_or_default().into())
+            }
+        }
     }
 
     fn issuers(&mut self, policy: &PolicyDocument, token: &TokenDocument) -> Box<[NamedIssuer]> {

@@ -9,8 +9,8 @@ use crate::{
     diagnostic::{Diagnostic, Spanned},
     policy::{
         document::{
-            ClientAuthentication, IntrospectedTokens, IntrospectionDocument, IssuerDocument,
-            KeySource, Profile, ScopeClaim, Text,
+            ABSENT_TYPE, ClientAuthentication, IntrospectedTokens, IntrospectionDocument,
+            IssuerDocument, KeySource, Profile, ScopeClaim, Text,
         },
         scope::ScopeGrammar,
         yaml::{Node, Value},
@@ -45,8 +45,45 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 ];
 
 /// Types of JWTs that are no access tokens: admitting one would let it pass for one (RFC 8725 §3.11).
-const OTHER_TYPES: [&str; 5] =
-    ["dpop+jwt", "logout+jwt", "secevent+jwt", "oauth-authz-req+jwt", "token-introspection+jwt"];
+const OTHER_TYPES: [&str; 11] = [
+    "dpop+jwt",
+    "logout+jwt",
+    "secevent+jwt",
+    "oauth-authz-req+jwt",
+    "token-introspection+jwt",
+    "wit+jwt",
+    "wpt+jwt",
+    "txntoken+jwt",
+    "client-authentication+jwt",
+    "oauth-client-attestation+jwt",
+    "oauth-client-attestation-pop+jwt",
+];
+
+/// Issuers that serve the whole world, by what their identifier is or begins with, and the claims one of
+/// which says for whom a token is: without it anybody could get one.
+const WORLD: [(&str, &[&str]); 8] = [
+    (
+        "https://token.actions.githubusercontent.com",
+        &[
+            "repository_owner",
+            "repository_owner_id",
+            "repository",
+            "repository_id",
+            "enterprise",
+            "sub",
+        ],
+    ),
+    (
+        "https://gitlab.com",
+        &["namespace_path", "namespace_id", "project_path", "project_id", "sub"],
+    ),
+    ("https://agent.buildkite.com", &["organization_slug", "organization_id", "sub"]),
+    ("https://app.terraform.io", &["terraform_organization_id", "terraform_workspace_id", "sub"]),
+    ("https://accounts.google.com", &["hd", "azp", "sub"]),
+    ("https://login.microsoftonline.com/common", &["tid"]),
+    ("https://login.microsoftonline.com/organizations", &["tid"]),
+    ("https://login.microsoftonline.com/consumers", &["oid", "sub"]),
+];
 
 /// Claims that say whose token it is, for whom and for how long: their values are no permissions.
 const OTHER_CLAIMS: [&str; 17] = [
@@ -157,6 +194,17 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
     let scope_grammar =
         fields.optional(decoder, "scopeGrammar", |decoder, node| decoder.word(node, &GRAMMARS));
     fields.finish(decoder);
+    if let (Ok(issuer), Ok(required)) = (&issuer, &require_claims) {
+        serves_few(decoder, issuer, required.as_deref().unwrap_or_default());
+    }
+    let (profile, types) = (profile?.unwrap_or_default(), types?);
+    if profile == Profile::Rfc9068
+        && types.iter().flatten().any(|allowed| allowed == ABSENT_TYPE)
+        && let Ok(issuer) = &issuer
+    {
+        let message = "`types: [absent]` is for tokens that are no RFC 9068 tokens";
+        decoder.report(Diagnostic::new(&issuer.at, message).help("add `profile: jwt`"));
+    }
     let (keys, introspection) = (keys?, introspection?);
     if let (KeySource::None, Some(IntrospectionDocument { tokens, uri, .. })) =
         (&keys, &introspection)
@@ -172,16 +220,34 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
         audiences: audiences?,
         algorithms: algorithms?
             .unwrap_or_else(|| vec![Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256]),
-        types: types?.unwrap_or_else(|| vec!["at+jwt".to_owned()]),
+        types: types.unwrap_or_else(|| vec!["at+jwt".to_owned()]),
         max_lifetime: max_lifetime?.unwrap_or(day),
         leeway: leeway?.unwrap_or(Duration::from_secs(30)),
-        profile: profile?.unwrap_or_default(),
+        profile,
         require_claims: require_claims?.unwrap_or_default(),
         max_key_age: max_key_age?.unwrap_or(day),
         scope_claims: scope_claims?.unwrap_or_else(|| vec![ScopeClaim::Scope]),
         scope_grammar: scope_grammar?.unwrap_or_default(),
         introspection,
     })
+}
+
+/// Reports an issuer that serves the whole world and is not narrowed to anybody.
+fn serves_few(decoder: &mut Decoder, issuer: &Text, required: &[(String, serde_json::Value)]) {
+    let serves = |known: &str| {
+        let rest = issuer.value.strip_prefix(known);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let Some((_, claims)) = WORLD.iter().find(|(known, _)| serves(known)) else { return };
+    if !required.iter().any(|(claim, _)| claims.contains(&claim.as_str())) {
+        let message = format!("`{}` serves the whole world: anybody can get a token", issuer.value);
+        decoder.report(
+            Diagnostic::new(&issuer.at, message).help(format!(
+                "say for whom, by `requireClaims` with one of: {}",
+                claims.join(", ")
+            )),
+        );
+    }
 }
 
 /// Zero asks about a token at every check; beyond an hour nobody speaks of revoking.
@@ -235,7 +301,7 @@ fn scope_claims(decoder: &mut Decoder, node: &Node) -> Decoded<Vec<ScopeClaim>> 
     })
 }
 
-fn url(decoder: &mut Decoder, node: &Node, may_have_query: bool) -> Decoded<Text> {
+pub(super) fn url(decoder: &mut Decoder, node: &Node, may_have_query: bool) -> Decoded<Text> {
     let text = decoder.text(node)?;
     match text::check_url(&text.value, may_have_query) {
         Ok(()) => Ok(text),
@@ -273,6 +339,10 @@ fn token_type(decoder: &mut Decoder, node: &Node) -> Decoded<String> {
     if OTHER_TYPES.contains(&short) {
         let message = format!("`{short}` is the type of a JWT that is no access token");
         return Err(decoder.wrong(&node.at, message));
+    }
+    // Kubernetes signs tokens without `typ`. No JWT type registered is called so.
+    if short == ABSENT_TYPE {
+        return Ok(short.to_owned());
     }
     if short.is_empty()
         || !short.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
-use super::{Broken, Decoded, Decoder, document::checked_name};
+use super::{Broken, Decoded, Decoder, document::checked_name, issuer::url};
 use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     policy::{
         document::{
             ActorDocument, ActorNameDocument, BindingName, Effect, FromDocument, NonceMode,
-            OriginDocument, PolicyDocument, ReplayMode, RuleDocument, Text, ToDocument,
+            OriginDocument, PolicyDocument, ReplayDocument, RuleDocument, Text, ToDocument,
             TokenDocument, UpstreamDocument,
         },
         yaml::{Node, Value},
@@ -32,6 +32,7 @@ pub(super) struct Spec {
     path_forms: Vec<Text>,
     case_insensitive: bool,
     origin: Option<OriginDocument>,
+    resource_metadata: Option<Text>,
     rules: Vec<RuleDocument>,
     broken: bool,
 }
@@ -54,6 +55,7 @@ impl Spec {
             path_forms,
             case_insensitive,
             origin,
+            resource_metadata,
             rules,
             broken,
         } = self;
@@ -65,6 +67,7 @@ impl Spec {
             path_forms,
             case_insensitive,
             origin,
+            resource_metadata,
             rules,
             broken,
             at,
@@ -83,6 +86,8 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
     let path_forms = fields.optional(decoder, "pathForms", Decoder::texts);
     let case_insensitive = fields.optional(decoder, "caseInsensitive", Decoder::flag);
     let origin = fields.optional(decoder, "origin", origin);
+    let resource_metadata =
+        fields.optional(decoder, "resourceMetadata", |decoder, node| url(decoder, node, true));
     let mut broken = false;
     let rules = fields.required(decoder, "rules", |decoder, node| {
         let rules = decoder.list(node, rule)?;
@@ -101,6 +106,7 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node) -> Decoded<Spec> {
         path_forms: salvage(path_forms, &mut broken).unwrap_or_default(),
         case_insensitive: salvage(case_insensitive, &mut broken).unwrap_or_default(),
         origin: salvage(origin, &mut broken),
+        resource_metadata: salvage(resource_metadata, &mut broken),
         rules,
         broken,
     })
@@ -226,8 +232,6 @@ fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<Token
         ("dpop", BindingName::Dpop),
         ("none", BindingName::None),
     ];
-    const REPLAYS: [(&str, ReplayMode); 2] =
-        [("consume", ReplayMode::Consume), ("observe", ReplayMode::Observe)];
     const NONCES: [(&str, NonceMode); 3] =
         [("off", NonceMode::Off), ("on", NonceMode::On), ("required", NonceMode::Required)];
     let mut fields = decoder.map(node)?;
@@ -236,7 +240,10 @@ fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<Token
     let binding = fields.optional(decoder, "binding", |decoder, node| {
         decoder.list(node, |decoder, item| word(decoder, item, &BINDINGS))
     });
-    let replay = fields.optional(decoder, "replay", |decoder, node| word(decoder, node, &REPLAYS));
+    let subjects = fields.optional(decoder, "subjects", Decoder::texts);
+    let replay = fields.optional(decoder, "replay", |decoder, node| {
+        Ok(Spanned { value: replay(decoder, node)?, at: node.at.clone() })
+    });
     let nonce = fields.optional(decoder, "nonce", |decoder, node| word(decoder, node, &NONCES));
     let acr = fields.optional(decoder, "acr", Decoder::texts);
     let max_age = fields.optional(decoder, "maxAge", |decoder, node| {
@@ -250,6 +257,7 @@ fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<Token
         issuers: issuers?,
         scopes: salvage(scopes, broken),
         binding: binding?,
+        subjects: salvage(subjects, broken),
         replay: replay?,
         nonce: nonce?,
         acr: salvage(acr, broken),
@@ -257,6 +265,19 @@ fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<Token
         actor: salvage(actor, broken),
         at: node.at.clone(),
     })
+}
+
+/// `consume`, `observe`, or for whom it is observed.
+fn replay(decoder: &mut Decoder, node: &Node) -> Decoded<ReplayDocument> {
+    const WORDS: [(&str, bool); 2] = [("consume", true), ("observe", false)];
+    if !matches!(node.value, Value::Map(_)) {
+        let consume = decoder.word(node, &WORDS)?;
+        return Ok(if consume { ReplayDocument::Consume } else { ReplayDocument::Observe });
+    }
+    let mut fields = decoder.map(node)?;
+    let callers = fields.required(decoder, "observe", Decoder::texts);
+    fields.finish(decoder);
+    Ok(ReplayDocument::ObserveFor(callers?))
 }
 
 /// `none`, `any`, or what the actor must be.

@@ -7,10 +7,11 @@ use crate::{
         dpop::{PresentedNonce, VerifiedProof},
     },
     diagnostic::Spanned,
+    identity::SpiffeId,
     policy::{
         Decision, Offer,
         document::{
-            BindingName, NonceMode, OriginDocument, PolicyDocument, ReplayMode, RuleDocument,
+            BindingName, NonceMode, OriginDocument, PolicyDocument, ReplayDocument, RuleDocument,
         },
         tests::{
             BY_CERTIFICATE, BY_DPOP, ORIGIN, UNBOUND, at, compiled, decide, deny, get, http,
@@ -34,7 +35,7 @@ fn reason(policy: PolicyDocument, proof: VerifiedProof) -> Reason {
     decide(&compiled(vec![policy]), &get("/"), &by(proof)).0
 }
 
-fn terms(mode: NonceMode, replay: ReplayMode) -> RuleDocument {
+fn terms(mode: NonceMode, replay: ReplayDocument) -> RuleDocument {
     let mut rule = rule();
     let token = rule.token.as_mut().unwrap();
     token.nonce = Some(Spanned { value: mode, at: at("nonce") });
@@ -98,7 +99,7 @@ fn iat_tells_the_time_unless_a_nonce_of_ours_does() {
     let now = UnixTime::from_secs(0);
     let with = |is_recent, nonce| VerifiedProof { is_recent, nonce, ..proof(ORIGIN) };
     let ask = |mode, is_recent, nonce| {
-        reason(with_origin(terms(mode, ReplayMode::Consume)), with(is_recent, nonce))
+        reason(with_origin(terms(mode, ReplayDocument::Consume)), with(is_recent, nonce))
     };
     let (absent, valid) = (PresentedNonce::Absent, PresentedNonce::Valid(now));
     let invalid = PresentedNonce::Invalid;
@@ -120,12 +121,31 @@ fn iat_tells_the_time_unless_a_nonce_of_ours_does() {
 }
 
 #[test]
+fn a_proof_is_observed_for_the_callers_that_a_rule_names_and_used_up_for_all_others() {
+    const GATEWAY: &str = "spiffe://td/ns/ingress/sa/gateway";
+    let replay = || ReplayDocument::ObserveFor(vec![text(GATEWAY)]);
+    let set = compiled(vec![with_origin(terms(NonceMode::Off, replay()))]);
+    let principal = by(proof(ORIGIN));
+    let consumes = |caller: Option<&str>| {
+        let caller = caller.map(|id| SpiffeId::parse(id).unwrap());
+        match set.decide(&set.candidates(&get("/")), &get("/"), &principal, &mut ()) {
+            Decision::Allow(permit) => permit.obligation(&principal, caller).unwrap().consume,
+            Decision::Deny(denial) => panic!("{:?}", denial.reason),
+        }
+    };
+    assert!(!consumes(Some(GATEWAY)));
+    assert!(consumes(Some("spiffe://td/ns/ingress/sa/gateway2")));
+    assert!(consumes(Some("spiffe://td/ns/payments/sa/payments")));
+    assert!(consumes(None), "who has not proven its name is nobody's gateway");
+}
+
+#[test]
 fn an_allow_owes_what_its_rule_says_of_the_proof() {
     let owes = |policy: PolicyDocument, principal: &Principal<'_>| {
         let set = compiled(vec![policy]);
         match set.decide(&set.candidates(&get("/")), &get("/"), principal, &mut ()) {
             Decision::Allow(permit) => {
-                permit.obligation(principal).map(|owed| (owed.consume, owed.nonce))
+                permit.obligation(principal, None).map(|owed| (owed.consume, owed.nonce))
             }
             Decision::Deny(denial) => panic!("{:?}", denial.reason),
         }
@@ -133,9 +153,9 @@ fn an_allow_owes_what_its_rule_says_of_the_proof() {
     let nonce = PresentedNonce::Valid(UnixTime::from_secs(0));
     let caller = by(VerifiedProof { nonce, ..proof(ORIGIN) });
     for (mode, replay, expected) in [
-        (NonceMode::Off, ReplayMode::Consume, (true, false)),
-        (NonceMode::On, ReplayMode::Consume, (true, true)),
-        (NonceMode::Required, ReplayMode::Observe, (false, true)),
+        (NonceMode::Off, ReplayDocument::Consume, (true, false)),
+        (NonceMode::On, ReplayDocument::Consume, (true, true)),
+        (NonceMode::Required, ReplayDocument::Observe, (false, true)),
     ] {
         assert_eq!(owes(with_origin(terms(mode, replay)), &caller), Some(expected));
     }
