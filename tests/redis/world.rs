@@ -31,14 +31,19 @@ use envoy_types::pb::{
 use serde_json::{Value, json};
 use symbolon::{
     cli::demo::{
-        client::{get, until},
+        client::{self, Call, SERVER_NAME, get, until},
+        envoy::{Envoy, Places},
+        loopback::{self, Loopback},
         pki::{Authority, Identity},
+        stage::SERVICE,
     },
     clock::{Clock as _, SystemClock},
     identity::Thumbprint,
 };
 use tempfile::TempDir;
 use tonic::transport::Channel;
+
+use crate::support;
 
 /// Time for a process to start, or to notice.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -201,8 +206,54 @@ impl World {
         [&self.processes[0], &self.processes[1]]
     }
 
+    /// Starts one Envoy that asks both processes in turn.
+    pub(crate) async fn behind_envoy(&self) -> Front {
+        let tls = self.folder.path().join("tls");
+        fs::create_dir(&tls).unwrap();
+        let authority = &self.client.authority;
+        fs::write(tls.join("ca.crt"), authority.pem()).unwrap();
+        authority.issue(SERVICE, &[SERVER_NAME]).unwrap().write(&tls, "tls").unwrap();
+        let upstream = loopback::upstream().await.unwrap();
+        let access_log = self.folder.path().join("access.jsonl");
+        let [first, second] = self.both();
+        let places = Places {
+            tls: &tls,
+            authorizer: &first.socket,
+            upstream: upstream.address(),
+            access_log: &access_log,
+        };
+        let endpoint = |process: &Symbolon| {
+            let path = process.socket.display();
+            format!("        - endpoint: {{address: {{pipe: {{path: {path}}}}}}}\n")
+        };
+        let configuration = places.configuration().unwrap();
+        let one = endpoint(first);
+        assert!(configuration.contains(&one), "{configuration}");
+        let configuration = configuration.replace(&one, &format!("{one}{}", endpoint(second)));
+        let binary = support::envoy().await;
+        let envoy =
+            Envoy::start(&binary, self.folder.path(), &configuration, &access_log).await.unwrap();
+        let caller =
+            client::Client::new(authority, Some(&self.client.identity), envoy.address()).unwrap();
+        Front { _envoy: envoy, _upstream: upstream, caller }
+    }
+
     pub(crate) fn write_password(&self, password: &str) {
         fs::write(self.redis.path("password"), password).unwrap();
+    }
+}
+
+/// An Envoy with both processes behind it, and who calls.
+pub(crate) struct Front {
+    _envoy: Envoy,
+    _upstream: Loopback,
+    caller: client::Client,
+}
+
+impl Front {
+    /// Opens a connection.
+    pub(crate) async fn connect(&self) -> client::Connection {
+        self.caller.connect().await.unwrap()
     }
 }
 
@@ -305,6 +356,7 @@ pub(crate) struct Symbolon {
     client: AuthorizationClient<Channel>,
     metrics: SocketAddr,
     admin: SocketAddr,
+    socket: PathBuf,
     log: PathBuf,
     _process: Killed,
 }
@@ -312,8 +364,9 @@ pub(crate) struct Symbolon {
 impl Symbolon {
     async fn start(folder: &Path, policies: &Path, redis: &Value) -> Self {
         let (grpc, metrics, admin) = (free_port(), free_port(), free_port());
+        let socket = folder.join("grpc.sock");
         let configuration = json!({
-            "grpc": {"listen": [grpc.to_string()]},
+            "grpc": {"listen": [grpc.to_string(), format!("unix:{}", socket.display())]},
             "metrics": {"listen": metrics.to_string()},
             "admin": {"listen": admin.to_string()},
             "records": {"to": "off"},
@@ -324,7 +377,7 @@ impl Symbolon {
         });
         let (file, log) = (folder.join("symbolon.yaml"), folder.join("log"));
         fs::write(&file, configuration.to_string()).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_symbolon"))
+        let process = Command::new(support::symbolon())
             .args(["serve", "--policies"])
             .arg(policies)
             .arg("--config")
@@ -343,7 +396,7 @@ impl Symbolon {
         });
         let client =
             client.await.unwrap_or_else(|e| panic!("{e:#} {:?}", fs::read_to_string(&log)));
-        Self { client, metrics, admin, log, _process: process }
+        Self { client, metrics, admin, socket, log, _process: process }
     }
 
     /// Returns the reason of the answer.
@@ -371,6 +424,13 @@ impl Symbolon {
         let page = self.page("/metrics").await;
         let mut lines = page.lines();
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap().to_owned()
+    }
+
+    /// Returns how many checks were decided for this reason.
+    pub(crate) async fn decided(&self, reason: &str) -> usize {
+        let decision = if reason == "allowed" { "allow" } else { "deny" };
+        let name = format!("symbolon_checks_total{{decision=\"{decision}\",reason=\"{reason}\"}}");
+        self.metric(&name).await.parse().unwrap()
     }
 
     pub(crate) async fn until_up(&self) {
@@ -426,6 +486,14 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
+    /// The call that Envoy makes this check of.
+    pub(crate) fn call(&self) -> Call {
+        let mut headers = vec![("authorization".to_owned(), self.authorization.clone())];
+        headers.extend(self.proof.iter().map(|proof| ("dpop".to_owned(), proof.clone())));
+        let (method, host) = ("GET".to_owned(), "api.example".to_owned());
+        Call { method, host, path: self.path.to_owned(), headers }
+    }
+
     fn request(&self) -> CheckRequest {
         // In order: a retry is the same message, byte for byte.
         let header = |name: &str, value: &str| HeaderValue {
@@ -463,6 +531,7 @@ impl Ask {
 pub(crate) struct Client {
     issuer: EcdsaKeyPair,
     key: Ed25519KeyPair,
+    authority: Authority,
     identity: Identity,
     bound: String,
     keyed: String,
@@ -473,10 +542,12 @@ pub(crate) struct Client {
 impl Client {
     fn new() -> Self {
         let now = SystemClock.now();
+        let authority = Authority::new(now).unwrap();
         let mut client = Self {
             issuer: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
             key: Ed25519KeyPair::generate().unwrap(),
-            identity: Authority::new(now).unwrap().issue(WEB, &[]).unwrap(),
+            identity: authority.issue(WEB, &[]).unwrap(),
+            authority,
             bound: String::new(),
             keyed: String::new(),
             plain: String::new(),

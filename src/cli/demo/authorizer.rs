@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::cli::demo::{client, envoy::end_of};
@@ -45,7 +45,7 @@ pub struct Record {
 #[derive(Clone, Debug, Deserialize)]
 pub struct PolicyRecord {
     /// Counts the loads of the process. A number or, as proto3's JSON mapping writes 64 bits, a text.
-    pub generation: serde_json::Value,
+    pub generation: Value,
 }
 
 impl Record {
@@ -63,12 +63,25 @@ impl Authorizer {
     /// # Errors
     /// Where it does not become ready; the error has the end of its log.
     pub async fn start(program: &Path, policies: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(program, policies, folder, json!({})).await
+    }
+
+    /// As [`Authorizer::start`], with `settings` beside the demo's own, or in their place.
+    ///
+    /// # Errors
+    /// Where it does not become ready; the error has the end of its log.
+    pub async fn start_with(
+        program: &Path,
+        policies: &Path,
+        folder: &Path,
+        mut settings: Value,
+    ) -> Result<Self> {
         let socket = folder.join("grpc.sock");
         let records = folder.join("records.jsonl");
         let log = folder.join("symbolon.log");
         let metrics = free_port()?;
         // JSON is YAML.
-        let configuration = json!({
+        let mut configuration = json!({
             "grpc": {"listen": [format!("unix:{}", socket.display())]},
             "metrics": {"listen": metrics.to_string()},
             "admin": {"listen": format!("unix:{}", folder.join("admin.sock").display())},
@@ -77,6 +90,10 @@ impl Authorizer {
             "drain": {"grace": "3s", "timeout": "3s"},
             "log": {"format": "json"},
         });
+        if let (Some(all), Some(given)) = (configuration.as_object_mut(), settings.as_object_mut())
+        {
+            all.append(given);
+        }
         let file = folder.join("symbolon.yaml");
         fs::write(&file, serde_json::to_vec_pretty(&configuration)?)?;
         let mut process = Command::new(program)
