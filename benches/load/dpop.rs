@@ -8,8 +8,7 @@
 use std::{fmt, fs, hint::black_box, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use jsonwebtoken::Algorithm;
-use symbolon::trust::jwks::PublicKey;
+use symbolon::trust::jwks::{Algorithm, PublicKey};
 
 use crate::{Options, await_ready, corpus::Corpus, report::Summary, server::Server, window};
 

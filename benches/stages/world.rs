@@ -267,7 +267,7 @@ impl Asked {
 /// What verifies DPoP proofs; none of the checks has one.
 pub(super) fn proofs() -> anyhow::Result<ProofVerifier> {
     let rules = ProofRules {
-        algorithms: vec![(jsonwebtoken::Algorithm::ES256, "ES256".to_owned())],
+        algorithms: vec![(symbolon::trust::jwks::Algorithm::ES256, "ES256".to_owned())],
         past: Duration::from_secs(60),
         future: Duration::from_secs(10),
     };

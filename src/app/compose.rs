@@ -36,7 +36,7 @@ use crate::{
         AuthorizationService, Context,
         server::{CallerRule, ConnectionObserver, Refused},
     },
-    trust::{IssuerPool, IssuerStatus, Trust, introspection::IntrospectionStatus, jwks},
+    trust::{IssuerPool, IssuerStatus, Trust, introspection::IntrospectionStatus, jwks::Algorithm},
 };
 
 /// Starts what the server rests on: reload, keys, caches, metrics, records.
@@ -140,7 +140,7 @@ fn proofs(settings: &Settings, background: &Handle) -> anyhow::Result<ProofVerif
     let algorithms = dpop.algorithms.iter();
     let rules = ProofRules {
         algorithms: algorithms
-            .filter_map(|name| Some((jwks::algorithm(name)?, name.clone())))
+            .filter_map(|name| Some((Algorithm::parse(name)?, name.clone())))
             .collect(),
         past: dpop.past,
         future: dpop.future,

@@ -26,7 +26,7 @@ const MAX_SOCKET_PATH: usize = 107;
 const REDIS_PORT: u16 = 6379;
 
 /// What proofs may be signed with.
-const PROOF_ALGORITHMS: [&str; 6] = ["ES256", "ES384", "EdDSA", "PS256", "PS384", "PS512"];
+const PROOF_ALGORITHMS: [&str; 7] = ["ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512"];
 
 /// Where each setting that was given stands.
 pub(super) type Places = BTreeMap<&'static str, At>;
@@ -381,7 +381,7 @@ fn shaped(decoder: &mut Decoder, shape: Shape, node: &Node) -> Decoded<String> {
         // RFC 9449 §11.6: asymmetric ones; those of PKCS #1 v1.5 only for what is signed already.
         Shape::ProofAlgorithm => (
             PROOF_ALGORITHMS.contains(&text.as_str()),
-            "one of `ES256`, `ES384`, `EdDSA`, `PS256`, `PS384` and `PS512`",
+            "one of `ES256`, `ES384`, `ES512`, `EdDSA`, `PS256`, `PS384` and `PS512`",
         ),
         Shape::Spiffe => (
             SpiffePattern::parse(&text).is_ok(),

@@ -12,7 +12,6 @@ pub mod replay;
 
 use std::{sync::Arc, time::Duration};
 
-use jsonwebtoken::Algorithm;
 use quick_cache::sync::Cache;
 
 pub use self::htu::Origin;
@@ -22,6 +21,7 @@ use self::{
 };
 use crate::{
     clock::UnixTime, evidence::authorization::PresentedProof, identity::Thumbprint, reason::Reason,
+    trust::jwks::Algorithm,
 };
 
 /// What proofs may be, for the whole process.

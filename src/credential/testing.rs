@@ -6,13 +6,12 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-        Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents,
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+        ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+        RSA_PSS_SHA256, RsaKeyPair, RsaPublicKeyComponents,
     },
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
 use crate::{
@@ -36,7 +35,10 @@ use crate::{
         document::{IssuerDocument, KeySource, Profile, ScopeClaim, Text},
         scope::ScopeGrammar,
     },
-    trust::{Issuer, Trust, jwks::KeySet},
+    trust::{
+        Issuer, Trust,
+        jwks::{Algorithm, KeySet},
+    },
 };
 
 /// The issuer identifier of [`document`].
@@ -76,6 +78,11 @@ impl Signer {
         Self { alg: "ES384", kid, key: Secret::Ec(key) }
     }
 
+    pub(crate) fn es512(kid: &'static str) -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P521_SHA512_FIXED_SIGNING).unwrap();
+        Self { alg: "ES512", kid, key: Secret::Ec(key) }
+    }
+
     pub(crate) fn ed25519(kid: &'static str) -> Self {
         Self { alg: "EdDSA", kid, key: Secret::Ed(Ed25519KeyPair::generate().unwrap()) }
     }
@@ -90,7 +97,11 @@ impl Signer {
             Secret::Ec(key) => {
                 let point = key.public_key().as_ref();
                 let (x, y) = point[1..].split_at(point.len() / 2);
-                let crv = if self.alg == "ES256" { "P-256" } else { "P-384" };
+                let crv = match self.alg {
+                    "ES256" => "P-256",
+                    "ES384" => "P-384",
+                    _ => "P-521",
+                };
                 json!({"kty": "EC", "crv": crv, "kid": self.kid, "x": b64(x), "y": b64(y)})
             }
             Secret::Ed(key) => {

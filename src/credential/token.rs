@@ -4,14 +4,13 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use crate::{
     json::{self, Object},
     policy::document::{ABSENT_TYPE, IssuerDocument},
     reason::Reason,
-    trust::jwks::{self, Found, Key, KeySet},
+    trust::jwks::{self, Algorithm, Found, Key, KeySet},
 };
 
 /// Access tokens are one to four kilobytes; a proxy's whole header block is 60 by default.
@@ -136,7 +135,7 @@ pub fn parse(token: &str) -> Result<Jws<'_>, TokenError> {
     let algorithm = header
         .get("alg")
         .and_then(Value::as_str)
-        .and_then(jwks::algorithm)
+        .and_then(Algorithm::parse)
         .ok_or(TokenError::Algorithm)?;
     let kid = match header.get("kid") {
         None => None,
@@ -206,13 +205,10 @@ impl Jws<'_> {
     /// # Errors
     /// [`TokenError::Signature`].
     pub fn verify_signature(self, key: &Key) -> Result<Object, TokenError> {
-        let signed = self.signed.as_bytes();
-        let holds =
-            jsonwebtoken::crypto::verify(self.signature, signed, key.decoding(), self.algorithm);
-        match holds {
-            Ok(true) => Ok(self.payload),
-            // An error is a signature that is no base64url or a key of another family; both are settled.
-            Ok(false) | Err(_) => Err(TokenError::Signature),
+        if key.verifies(self.signed.as_bytes(), self.signature, self.algorithm) {
+            Ok(self.payload)
+        } else {
+            Err(TokenError::Signature)
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     diagnostic::{At, Spanned},
     evidence::PeerSources,
     policy::scope::ScopeGrammar,
+    trust::jwks::Algorithm,
 };
 
 /// A text and where it stands.
@@ -72,7 +73,7 @@ pub struct IssuerDocument {
     /// `spec.audiences`; required, not empty.
     pub audiences: Vec<Text>,
     /// `spec.algorithms`; default `[ES256, EdDSA, PS256]`. Only asymmetric ones get here.
-    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    pub algorithms: Vec<Algorithm>,
     /// `spec.types`; default `[at+jwt]`. Lower case, without `application/`.
     pub types: Vec<String>,
     /// `spec.maxLifetime` (`exp` − `iat`); default 24 hours.

@@ -1,15 +1,16 @@
 //! Key sets (RFC 7517) with keys for signatures (RFC 7518 §6, RFC 8037), each used with one algorithm.
 
+mod algorithm;
 mod public;
 
 use std::fmt;
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use jsonwebtoken::DecodingKey;
 use serde_json::Value;
 
-pub use self::public::PublicKey;
+pub use self::{algorithm::Algorithm, public::PublicKey};
 use crate::{
     identity::Thumbprint,
     json::{self, Object},
@@ -37,7 +38,14 @@ pub struct Key {
     algorithm: KeyAlgorithm,
     /// SHA-256 of the key's parts: tells two keys under one name from one key written twice.
     material: Thumbprint,
-    decoding: DecodingKey,
+    verifying: Verifying,
+}
+
+/// What verifies signatures by a key.
+enum Verifying {
+    Library(DecodingKey),
+    /// The library has no ES512.
+    P521(ParsedPublicKey),
 }
 
 /// The algorithm a key is used with (RFC 8725 §3.1: one, checked at use).
@@ -227,10 +235,20 @@ impl KeySet {
 }
 
 impl Key {
-    /// Returns the key as the signature library wants it.
+    /// Returns whether `signature`, in base64url, is one of `message` by this key with `algorithm`, which
+    /// [`KeySet::find`] found it for.
     #[must_use]
-    pub const fn decoding(&self) -> &DecodingKey {
-        &self.decoding
+    pub fn verifies(&self, message: &[u8], signature: &str, algorithm: Algorithm) -> bool {
+        match (&self.verifying, algorithm.in_library()) {
+            (Verifying::Library(key), Some(algorithm)) => {
+                // An error is a signature that is no base64url or a key of another family.
+                jsonwebtoken::crypto::verify(signature, message, key, algorithm).unwrap_or(false)
+            }
+            (Verifying::P521(key), None) => URL_SAFE_NO_PAD
+                .decode(signature)
+                .is_ok_and(|signature| key.verify_sig(message, &signature).is_ok()),
+            (Verifying::Library(_), None) | (Verifying::P521(_), Some(_)) => false,
+        }
     }
 
     /// The one algorithm this key is used with for an issuer that allows `allowed`.
@@ -238,7 +256,7 @@ impl Key {
         match self.algorithm {
             KeyAlgorithm::One(algorithm) => allowed.contains(&algorithm).then_some(algorithm),
             KeyAlgorithm::FirstRsaAllowed => {
-                allowed.iter().copied().find(|a| a.family() == AlgorithmFamily::Rsa)
+                allowed.iter().copied().find(|algorithm| algorithm.is_rsa())
             }
         }
     }
@@ -258,13 +276,13 @@ impl Key {
         };
         let kty = public_type(jwk)?;
         check_use(jwk)?;
-        let (algorithm, material, decoding) = match kty {
+        let (algorithm, material, verifying) = match kty {
             "RSA" => rsa(jwk)?,
             "EC" => ec(jwk)?,
             "OKP" => okp(jwk)?,
             _ => return Err(KeyError::Type),
         };
-        Ok(Self { id, algorithm, material, decoding })
+        Ok(Self { id, algorithm, material, verifying })
     }
 }
 
@@ -277,15 +295,13 @@ impl fmt::Debug for Key {
     }
 }
 
-type Parts = (KeyAlgorithm, Thumbprint, DecodingKey);
+type Parts = (KeyAlgorithm, Thumbprint, Verifying);
 
 fn rsa(jwk: &Object) -> Result<Parts, KeyError> {
     let algorithm = match jwk.get("alg") {
         None => KeyAlgorithm::FirstRsaAllowed,
         Some(alg) => KeyAlgorithm::One(
-            declared(alg)
-                .filter(|a| a.family() == AlgorithmFamily::Rsa)
-                .ok_or(KeyError::Algorithm)?,
+            declared(alg).filter(|algorithm| algorithm.is_rsa()).ok_or(KeyError::Algorithm)?,
         ),
     };
     let (n, e) = rsa_components(jwk)?;
@@ -293,7 +309,8 @@ fn rsa(jwk: &Object) -> Result<Parts, KeyError> {
         .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
         .map_err(|_rejected| KeyError::NotAKey)?;
     let material = Thumbprint::of(&[n.as_slice(), b"/", e.as_slice()].concat());
-    Ok((algorithm, material, DecodingKey::from_rsa_raw_components(&n, &e)))
+    let key = DecodingKey::from_rsa_raw_components(&n, &e);
+    Ok((algorithm, material, Verifying::Library(key)))
 }
 
 /// Returns `n` and `e`, of a size and kind that is fit for use.
@@ -314,40 +331,66 @@ fn rsa_components(jwk: &Object) -> Result<(Vec<u8>, Vec<u8>), KeyError> {
 }
 
 fn ec(jwk: &Object) -> Result<Parts, KeyError> {
-    let (algorithm, point) = ec_point(jwk)?;
-    let curve = if algorithm == Algorithm::ES256 {
-        &signature::ECDSA_P256_SHA256_FIXED
-    } else {
-        &signature::ECDSA_P384_SHA384_FIXED
-    };
+    let (curve, point) = ec_point(jwk)?;
     // Refuses a point that is not on the curve (RFC 8725 §3.4).
-    ParsedPublicKey::new(curve, &point).map_err(|_rejected| KeyError::NotAKey)?;
-    let decoding = DecodingKey::from_ec_der(&point);
-    Ok((KeyAlgorithm::One(algorithm), Thumbprint::of(&point), decoding))
+    let parsed =
+        ParsedPublicKey::new(curve.verifying, &point).map_err(|_rejected| KeyError::NotAKey)?;
+    let verifying = match curve.algorithm.in_library() {
+        Some(_) => Verifying::Library(DecodingKey::from_ec_der(&point)),
+        None => Verifying::P521(parsed),
+    };
+    Ok((KeyAlgorithm::One(curve.algorithm), Thumbprint::of(&point), verifying))
 }
 
-/// Returns the algorithm of the curve, and the point uncompressed (SEC 1 §2.3.3); not yet known to be on it.
-fn ec_point(jwk: &Object) -> Result<(Algorithm, Vec<u8>), KeyError> {
-    let (algorithm, size) = match text(jwk, "crv")? {
-        "P-256" => (Algorithm::ES256, 32),
-        "P-384" => (Algorithm::ES384, 48),
-        // P-521 belongs to ES512, which the signature library does not have.
-        _ => return Err(KeyError::Curve),
-    };
-    check_declared(jwk, algorithm)?;
+/// A curve of RFC 7518 §6.2.1.1, with the one algorithm of §3.4 that it is for.
+#[derive(Clone, Copy)]
+struct Curve {
+    name: &'static str,
+    algorithm: Algorithm,
+    /// Octets of a coordinate.
+    size: usize,
+    verifying: &'static signature::EcdsaVerificationAlgorithm,
+}
+
+const CURVES: [Curve; 3] = [
+    Curve {
+        name: "P-256",
+        algorithm: Algorithm::ES256,
+        size: 32,
+        verifying: &signature::ECDSA_P256_SHA256_FIXED,
+    },
+    Curve {
+        name: "P-384",
+        algorithm: Algorithm::ES384,
+        size: 48,
+        verifying: &signature::ECDSA_P384_SHA384_FIXED,
+    },
+    Curve {
+        name: "P-521",
+        algorithm: Algorithm::ES512,
+        size: 66,
+        verifying: &signature::ECDSA_P521_SHA512_FIXED,
+    },
+];
+
+/// Returns the curve, and the point uncompressed (SEC 1 §2.3.3); not yet known to be on it.
+fn ec_point(jwk: &Object) -> Result<(Curve, Vec<u8>), KeyError> {
+    let name = text(jwk, "crv")?;
+    let curve = *CURVES.iter().find(|curve| curve.name == name).ok_or(KeyError::Curve)?;
+    check_declared(jwk, curve.algorithm)?;
     let (x, y) = (octets(jwk, "x")?, octets(jwk, "y")?);
     // RFC 7518 §6.2.1.2: the full size of a coordinate, leading zeros included.
-    if x.len() != size || y.len() != size {
+    if x.len() != curve.size || y.len() != curve.size {
         return Err(KeyError::Member);
     }
-    Ok((algorithm, [&[4][..], &x, &y].concat()))
+    Ok((curve, [&[4][..], &x, &y].concat()))
 }
 
 fn okp(jwk: &Object) -> Result<Parts, KeyError> {
     let x = ed25519_point(jwk)?;
     ParsedPublicKey::new(&signature::ED25519, &x).map_err(|_rejected| KeyError::NotAKey)?;
-    let decoding = DecodingKey::from_ed_der(&x);
-    Ok((KeyAlgorithm::One(Algorithm::EdDSA), Thumbprint::of(&x), decoding))
+    let verifying = Verifying::Library(DecodingKey::from_ed_der(&x));
+    Ok((KeyAlgorithm::One(Algorithm::EdDSA), Thumbprint::of(&x), verifying))
 }
 
 fn ed25519_point(jwk: &Object) -> Result<Vec<u8>, KeyError> {
@@ -359,26 +402,8 @@ fn ed25519_point(jwk: &Object) -> Result<Vec<u8>, KeyError> {
     if x.len() == 32 { Ok(x) } else { Err(KeyError::Member) }
 }
 
-/// Returns the algorithm that `name` is registered for, exactly as written (RFC 7518 §3.1, RFC 8037 §3.1;
-/// `Ed25519` is RFC 9864's name of what `EdDSA` means with that curve). Symmetric ones and `none` are `None`.
-#[must_use]
-pub fn algorithm(name: &str) -> Option<Algorithm> {
-    Some(match name {
-        "ES256" => Algorithm::ES256,
-        "ES384" => Algorithm::ES384,
-        "EdDSA" | "Ed25519" => Algorithm::EdDSA,
-        "PS256" => Algorithm::PS256,
-        "PS384" => Algorithm::PS384,
-        "PS512" => Algorithm::PS512,
-        "RS256" => Algorithm::RS256,
-        "RS384" => Algorithm::RS384,
-        "RS512" => Algorithm::RS512,
-        _ => return None,
-    })
-}
-
 fn declared(alg: &Value) -> Option<Algorithm> {
-    alg.as_str().and_then(algorithm)
+    alg.as_str().and_then(Algorithm::parse)
 }
 
 fn check_declared(jwk: &Object, only: Algorithm) -> Result<(), KeyError> {

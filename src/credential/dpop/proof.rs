@@ -1,7 +1,6 @@
 //! A proof taken apart: a compact JWS whose header holds its key (RFC 9449 §4.2).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use super::ProofError;
@@ -10,7 +9,7 @@ use crate::{
     credential::claims,
     identity::Thumbprint,
     json::{self, Object},
-    trust::jwks::{self, PublicKey},
+    trust::jwks::{Algorithm, PublicKey},
 };
 
 /// A proof with an RSA key of 8192 bits is some 4 KiB.
@@ -82,7 +81,7 @@ impl Header {
         let algorithm = header
             .get("alg")
             .and_then(Value::as_str)
-            .and_then(jwks::algorithm)
+            .and_then(Algorithm::parse)
             .filter(|algorithm| allowed.contains(algorithm))
             .ok_or(ProofError::Algorithm)?;
         let jwk = header.get("jwk").ok_or(ProofError::Key)?;

@@ -138,7 +138,7 @@ impl Client {
     }
 
     fn key(&self) -> Thumbprint {
-        let algorithm = crate::trust::jwks::algorithm(self.signer.alg).unwrap();
+        let algorithm = crate::trust::jwks::Algorithm::parse(self.signer.alg).unwrap();
         let key = crate::trust::jwks::PublicKey::read(&self.signer.jwk(), algorithm);
         key.unwrap().thumbprint()
     }

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use jsonwebtoken::Algorithm;
-
 use super::{Decoded, Decoder, text};
 use crate::{
     diagnostic::{Diagnostic, Spanned},
@@ -15,6 +13,7 @@ use crate::{
         scope::ScopeGrammar,
         yaml::{Node, Value},
     },
+    trust::jwks::Algorithm,
 };
 
 /// RFC 7519 §4.1.4 allows "usually no more than a few minutes"; what is longer is a broken clock.
@@ -30,19 +29,6 @@ const MAX_KEY_AGE: RangeInclusive<Duration> =
 
 /// Large providers publish some ten keys of 1 KiB; nobody has a key set this large.
 const MAX_KEY_FILE_BYTES: usize = 256 * 1024;
-
-/// The algorithms that can be allowed: asymmetric ones only.
-const ALGORITHMS: [(&str, Algorithm); 9] = [
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-];
 
 /// Types of JWTs that are no access tokens: admitting one would let it pass for one (RFC 8725 §3.11).
 const OTHER_TYPES: [&str; 11] = [
@@ -327,7 +313,7 @@ fn algorithm(decoder: &mut Decoder, node: &Node) -> Decoded<Algorithm> {
             )
             .help(help),
         )),
-        Some(_) | None => decoder.word(node, &ALGORITHMS),
+        Some(_) | None => decoder.word(node, &Algorithm::NAMED),
     }
 }
 

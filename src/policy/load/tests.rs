@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
-use jsonwebtoken::Algorithm;
-
 use super::*;
-use crate::policy::{
-    document::{Effect, KeySource, Profile, ScopeClaim},
-    scope::ScopeGrammar,
+use crate::{
+    policy::{
+        document::{Effect, KeySource, Profile, ScopeClaim},
+        scope::ScopeGrammar,
+    },
+    trust::jwks::Algorithm,
 };
 
 const ISSUER: &str = "apiVersion: symbolon/v1
@@ -112,7 +113,7 @@ const WRONG_ISSUERS: &[Case] = &[
     ("{discovery: true}", "{jwksFile: a.yaml}", 6, 20, "spec.keys.jwksFile", "`a.yaml` is not JSON: wrong at line 1, column 1"),
     ("  keys:", "  algorithms: [none]\n  keys:", 6, 16, "spec.algorithms[0]", "`none` is no signature: anybody can write the token"),
     ("  keys:", "  algorithms: [ES256, HS256]\n  keys:", 6, 23, "spec.algorithms[1]", "`HS256` is an HMAC: who can check a token could also make one"),
-    ("  keys:", "  algorithms: [ES257]\n  keys:", 6, 16, "spec.algorithms[0]", "expected `ES256`, `ES384`, `EdDSA`, `PS256`, `PS384`, `PS512`, `RS256`, `RS384` or `RS512`, found `ES257`"),
+    ("  keys:", "  algorithms: [ES257]\n  keys:", 6, 16, "spec.algorithms[0]", "expected `ES256`, `ES384`, `ES512`, `EdDSA`, `PS256`, `PS384`, `PS512`, `RS256`, `RS384` or `RS512`, found `ES257`"),
     ("  keys:", "  types: [dpop+jwt]\n  keys:", 6, 11, "spec.types[0]", "`dpop+jwt` is the type of a JWT that is no access token"),
     ("  keys:", "  leeway: 61s\n  keys:", 6, 11, "spec.leeway", "expected a duration from 0s to 1m"),
     ("  keys:", "  leeway: 30\n  keys:", 6, 11, "spec.leeway", "expected a duration such as `30s`, found a number"),

@@ -137,8 +137,10 @@ impl World {
     }
 
     fn key(&self) -> Thumbprint {
-        let key =
-            crate::trust::jwks::PublicKey::read(&self.client.jwk(), jsonwebtoken::Algorithm::ES256);
+        let key = crate::trust::jwks::PublicKey::read(
+            &self.client.jwk(),
+            crate::trust::jwks::Algorithm::ES256,
+        );
         key.unwrap().thumbprint()
     }
 

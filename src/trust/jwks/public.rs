@@ -5,11 +5,11 @@ use std::fmt;
 use aws_lc_rs::signature::{
     self, EdDSAParameters, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents,
 };
-use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use super::{
-    KeyError, check_use, declared, ec_point, ed25519_point, public_type, rsa_components, text,
+    Algorithm, KeyError, check_use, declared, ec_point, ed25519_point, public_type, rsa_components,
+    text,
 };
 use crate::{identity::Thumbprint, json::Object};
 
@@ -65,17 +65,13 @@ impl fmt::Debug for PublicKey {
 }
 
 fn ec(jwk: &Object, algorithm: Algorithm) -> Result<PublicKey, KeyError> {
-    let (of_curve, point) = ec_point(jwk)?;
-    if of_curve != algorithm {
+    let (curve, point) = ec_point(jwk)?;
+    if curve.algorithm != algorithm {
         return Err(KeyError::Algorithm);
     }
-    let curve = if algorithm == Algorithm::ES256 {
-        &signature::ECDSA_P256_SHA256_FIXED
-    } else {
-        &signature::ECDSA_P384_SHA384_FIXED
-    };
     // Refuses a point that is not on the curve (RFC 8725 §3.4).
-    let parsed = ParsedPublicKey::new(curve, &point).map_err(|_rejected| KeyError::NotAKey)?;
+    let parsed =
+        ParsedPublicKey::new(curve.verifying, &point).map_err(|_rejected| KeyError::NotAKey)?;
     let (crv, x, y) = (text(jwk, "crv")?, text(jwk, "x")?, text(jwk, "y")?);
     let members = format!(r#"{{"crv":"{crv}","kty":"EC","x":"{x}","y":"{y}"}}"#);
     Ok(PublicKey { thumbprint: Thumbprint::of(members.as_bytes()), parsed })
@@ -102,14 +98,9 @@ fn rsa(jwk: &Object, algorithm: Algorithm) -> Result<PublicKey, KeyError> {
         Algorithm::RS256 => &signature::RSA_PKCS1_2048_8192_SHA256,
         Algorithm::RS384 => &signature::RSA_PKCS1_2048_8192_SHA384,
         Algorithm::RS512 => &signature::RSA_PKCS1_2048_8192_SHA512,
-        // What the library may grow is not RSA's until it is written here.
-        Algorithm::ES256
-        | Algorithm::ES384
-        | Algorithm::EdDSA
-        | Algorithm::HS256
-        | Algorithm::HS384
-        | Algorithm::HS512
-        | _ => return Err(KeyError::Algorithm),
+        Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 | Algorithm::EdDSA => {
+            return Err(KeyError::Algorithm);
+        }
     };
     let (n, e) = rsa_components(jwk)?;
     let parsed = RsaPublicKeyComponents { n: &n, e: &e }
@@ -125,6 +116,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::credential::testing::Signer;
 
     /// RFC 7638 §3.1.
     const N: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
@@ -154,6 +146,23 @@ mod tests {
     }
 
     #[test]
+    fn each_curve_verifies_by_its_own_algorithm_alone() {
+        let signers = [Signer::es256("a"), Signer::es384("b"), Signer::es512("c")];
+        for signer in &signers {
+            for (name, algorithm) in Algorithm::NAMED {
+                let read = PublicKey::read(&signer.jwk(), algorithm);
+                if name != signer.alg {
+                    assert_eq!(read.err(), Some(KeyError::Algorithm), "{name} {}", signer.alg);
+                    continue;
+                }
+                let key = read.unwrap();
+                assert!(key.verifies(b"signed", &signer.signature(b"signed")), "{name}");
+                assert!(!key.verifies(b"forged", &signer.signature(b"signed")), "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_required_member_does_not_enter_the_thumbprint() {
         let own = PublicKey::read(&rfc7638(), Algorithm::PS256).unwrap().thumbprint();
         let more =
@@ -172,7 +181,7 @@ mod tests {
     #[test]
     fn a_key_of_another_algorithm_or_use_is_refused() {
         let read = |jwk: &Value, algorithm| PublicKey::read(jwk, algorithm).err();
-        for other in [Algorithm::ES256, Algorithm::EdDSA, Algorithm::HS256] {
+        for other in [Algorithm::ES256, Algorithm::ES512, Algorithm::EdDSA] {
             assert_eq!(read(&rfc7638(), other), Some(KeyError::Algorithm));
         }
         let mut declared = rfc7638();
