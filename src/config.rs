@@ -37,6 +37,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// `drain`.
     pub drain: DrainSettings,
+    /// `stateDir`: where issuers' keys outlive a restart; `None`: they do not.
+    pub state_dir: Option<PathBuf>,
     /// `ownedHeaders`: headers that stay symbolon's own though no policy sets them any more.
     pub owned_headers: Vec<String>,
 }
@@ -126,6 +128,8 @@ pub struct OutboundSettings {
     pub ca_file: Option<PathBuf>,
     /// `credentialsDir`: our credentials at issuers, in a folder for each Issuer.
     pub credentials_dir: Option<PathBuf>,
+    /// `proxy`: through which hosts other than loopback are contacted.
+    pub proxy: Option<String>,
 }
 
 /// `cache`.

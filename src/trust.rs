@@ -9,6 +9,7 @@ pub mod jwks;
 pub mod pool;
 mod refresh;
 mod roca;
+mod saved;
 
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 

@@ -99,6 +99,9 @@ async fn while_the_server_is_down_what_needs_no_answer_goes_on_and_the_rest_heal
     world.bearer("web", JWT, "/certificate", &jwt).await.is("allowed", 200);
     // Nor does a token that was never seen need the server: its keys are known.
     world.bearer("web", JWT, "/write", &later).await.is("allowed", 200);
+    // And symbolon itself begins with the keys that it had.
+    world.restart_symbolon().await;
+    world.bearer("web", JWT, "/certificate", &jwt).await.is("allowed", 200);
     world.server.restart().await;
     // The server keeps its opaque tokens in memory.
     let opaque = world.token("web", OPAQUE, "payments.read").await;

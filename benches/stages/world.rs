@@ -193,7 +193,7 @@ fn snapshot(directory: &Path, clock: &SharedClock) -> anyhow::Result<Snapshot> {
     // The keys are in the directory: nothing is ever spawned on it.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let outbound = Settings::default().outbound;
-    let pool = IssuerPool::new(&outbound, Arc::clone(clock), runtime.handle().clone())?;
+    let pool = IssuerPool::new(&outbound, None, Arc::clone(clock), runtime.handle().clone())?;
     let issuers =
         pool.reconcile(&loaded.documents.issuers).map_err(|mistakes| anyhow!("{mistakes:?}"))?;
     let peer_trust = loaded.documents.peer_trust.context("a PeerTrust")?;

@@ -53,7 +53,12 @@ pub fn compose(
     let metrics = Arc::new(Metrics::new().context("the metrics contradict each other")?);
     let records = RecordQueue::start(&settings.records, Arc::clone(&metrics));
     let records = Arc::new(records.context("`records.to` cannot be used")?);
-    let issuers = IssuerPool::new(&settings.outbound, Arc::clone(&clock), background.clone());
+    let issuers = IssuerPool::new(
+        &settings.outbound,
+        settings.state_dir.clone(),
+        Arc::clone(&clock),
+        background.clone(),
+    );
     let issuers = Arc::new(issuers.context("`outbound` cannot be used")?);
     let tokens = Arc::new(TokenCache::new(settings.cache.tokens));
     let certificates = Arc::new(CertificateCache::new(settings.cache.certificates));
@@ -253,6 +258,7 @@ fn watch(
             keys: issuer.keys,
             age: issuer.age,
             failures: issuer.failures,
+            unsaved: issuer.save_error.is_some(),
             introspection: issuer.introspection.map(|asked| IntrospectionSample {
                 outcomes: [
                     ("active", asked.active),
@@ -343,12 +349,19 @@ impl State {
                 0 => "no usable keys, its tokens are denied".to_owned(),
                 number => format!("{number} keys"),
             };
+            let restored = if issuer.restored { ", from `stateDir`" } else { "" };
             lines.push(format!(
-                "issuer {}: {keys}{}{}",
+                "issuer {}: {keys}{}{restored}{}",
                 issuer.name,
                 age.unwrap_or_default(),
                 error.unwrap_or_default()
             ));
+            if let Some(error) = issuer.save_error {
+                lines.push(format!(
+                    "issuer {}: its keys cannot be saved, a restart would be without them: {error}",
+                    issuer.name
+                ));
+            }
             if let Some(IntrospectionStatus { last_error: Some(error), .. }) = issuer.introspection
             {
                 lines.push(format!(
@@ -378,6 +391,8 @@ impl State {
                 "keys": issuer.keys,
                 "skippedKeys": issuer.skipped.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "ageSeconds": issuer.age.map(|age| age.as_secs()),
+                "restored": issuer.restored,
+                "saveError": issuer.save_error,
                 "lastError": issuer.last_error,
                 "failures": issuer.failures,
                 "introspection": issuer.introspection.as_ref().map(|asked| json!({

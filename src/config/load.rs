@@ -221,7 +221,8 @@ fn node_of(kind: Kind, text: &str, at: &At) -> Node {
         | Kind::Overflow(_)
         | Kind::LogFormat(_)
         | Kind::Replay(_)
-        | Kind::Redis(_) => as_text(text),
+        | Kind::Redis(_)
+        | Kind::Proxy(_) => as_text(text),
     };
     Node { at: at.clone(), value }
 }
@@ -289,6 +290,7 @@ fn read(decoder: &mut Decoder, settings: &mut Settings, kind: Kind, node: &Node)
             set(settings, decoder.word(node, &words)?);
         }
         Kind::Redis(set) => set(settings, redis_url(decoder, node)?),
+        Kind::Proxy(set) => set(settings, proxy_url(decoder, node)?),
     }
     Ok(())
 }
@@ -333,6 +335,27 @@ fn redis_url(decoder: &mut Decoder, node: &Node) -> Decoded<RedisUrl> {
             ),
         )
     })
+}
+
+/// The address alone, as with Redis.
+fn proxy_url(decoder: &mut Decoder, node: &Node) -> Decoded<String> {
+    let text = decoder.text(node)?.value;
+    let is_bare = text.parse::<reqwest::Url>().is_ok_and(|url| {
+        url.scheme() == "http"
+            && url.host_str().is_some_and(|host| !host.is_empty())
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    if is_bare {
+        return Ok(text);
+    }
+    Err(decoder.report(
+        Diagnostic::new(&node.at, "this is no address of a proxy")
+            .help("write it as `http://proxy.example:3128`, without user name, password and path"),
+    ))
 }
 
 fn endpoint(decoder: &mut Decoder, node: &Node) -> Decoded<Endpoint> {

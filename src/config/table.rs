@@ -58,6 +58,7 @@ pub(super) enum Kind {
     LogFormat(fn(&mut Settings, LogFormat)),
     Replay(fn(&mut Settings, ReplayKind)),
     Redis(fn(&mut Settings, RedisUrl)),
+    Proxy(fn(&mut Settings, String)),
 }
 
 /// What each text of a list is.
@@ -208,6 +209,18 @@ pub const SETTINGS: &[Setting] = &[
         default: "",
         meaning: "our credentials at issuers: for the Issuer `NAME` the files `NAME/client-secret`, `NAME/client-key.pem` (PKCS#8) and `NAME/tls.crt` with `NAME/tls.key`, as its `introspection` needs them; the certificate is presented in every request to that issuer. Read when they are needed",
         kind: Kind::File(|s, v| s.outbound.credentials_dir = Some(v)),
+    },
+    Setting {
+        key: "outbound.proxy",
+        default: "",
+        meaning: "`http://host:port` of the proxy through which these hosts are contacted (`CONNECT`), but for loopback. The proxy finds their addresses, and has to refuse what is not to be contacted, such as a cloud's metadata service",
+        kind: Kind::Proxy(|s, v| s.outbound.proxy = Some(v)),
+    },
+    Setting {
+        key: "stateDir",
+        default: "",
+        meaning: "a folder of the process's own in which the issuers' last good keys outlive a restart, no longer than their `maxKeyAge`; one for each replica. Who can write to it can add keys",
+        kind: Kind::File(|s, v| s.state_dir = Some(v)),
     },
     Setting {
         key: "cache.tokens",

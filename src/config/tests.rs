@@ -54,6 +54,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("outbound.hosts", "a.example, *.b.example"),
     ("outbound.caFile", "/o"),
     ("outbound.credentialsDir", "/x"),
+    ("outbound.proxy", "http://proxy.example:3128"),
+    ("stateDir", "/var/lib/symbolon"),
     ("cache.tokens", "10"),
     ("cache.certificates", "11"),
     ("dpop.algorithms", "ES256,PS384"),
@@ -163,6 +165,21 @@ fn a_redis_is_named_whole_and_without_its_password() {
 }
 
 #[test]
+fn a_proxy_is_an_address_alone_and_what_is_written_is_not_shown() {
+    for proxy in [
+        "http://user:secret@proxy.example:3128",
+        "socks5://proxy.example",
+        "secret",
+        "http://a/secret",
+    ] {
+        let mistakes = load(&format!("outbound:\n  proxy: {proxy}\n"), &[]).unwrap_err();
+        assert_eq!(mistakes.all.len(), 1);
+        assert!(!mistakes.all[0].message.contains("secret"), "{mistakes:?}");
+        assert_eq!(&*mistakes.all[0].at.field, "outbound.proxy");
+    }
+}
+
+#[test]
 fn without_a_file_and_environment_settings_are_the_defaults() {
     let settings = Settings::load(None, []).unwrap();
     assert_eq!(shown(&settings), shown(&Settings::default()));
@@ -216,7 +233,8 @@ fn every_setting_can_be_given_in_the_file_and_in_the_environment_alike() {
             | table::Kind::Overflow(_)
             | table::Kind::LogFormat(_)
             | table::Kind::Replay(_)
-            | table::Kind::Redis(_) => format!("\"{value}\""),
+            | table::Kind::Redis(_)
+            | table::Kind::Proxy(_) => format!("\"{value}\""),
         };
         let mut text = String::new();
         for (depth, step) in key.split('.').enumerate() {

@@ -29,6 +29,8 @@ pub struct IssuerSample {
     pub age: Option<Duration>,
     /// Fetches that failed since the process started.
     pub failures: u64,
+    /// Whether the keys cannot be saved for the next start.
+    pub unsaved: bool,
     /// How asking about tokens goes, where the issuer is asked.
     pub introspection: Option<IntrospectionSample>,
 }
@@ -119,6 +121,7 @@ struct IssuerMetrics {
     keys: IntGaugeVec,
     age: GaugeVec,
     failures: IntCounterVec,
+    unsaved: IntGaugeVec,
     introspections: IntCounterVec,
     paused: IntGaugeVec,
 }
@@ -205,6 +208,7 @@ impl Metrics {
                     GaugeVec::new(opts("symbolon_issuer_keys_age_seconds"), &["issuer"])?,
                 )?,
                 failures: counters(&registry, "symbolon_issuer_fetch_failures_total", &["issuer"])?,
+                unsaved: gauges(&registry, "symbolon_issuer_keys_unsaved", &["issuer"])?,
                 introspections: counters(
                     &registry,
                     "symbolon_introspections_total",
@@ -375,6 +379,7 @@ impl IssuerMetrics {
         self.keys.reset();
         self.age.reset();
         self.failures.reset();
+        self.unsaved.reset();
         self.introspections.reset();
         self.paused.reset();
         for sample in samples {
@@ -385,6 +390,7 @@ impl IssuerMetrics {
                 self.age.with_label_values(labels).set(age.as_secs_f64());
             }
             self.failures.with_label_values(labels).inc_by(sample.failures);
+            self.unsaved.with_label_values(labels).set(i64::from(sample.unsaved));
             let Some(IntrospectionSample { outcomes, paused }) = &sample.introspection else {
                 continue;
             };

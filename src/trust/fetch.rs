@@ -10,7 +10,7 @@ use std::{
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
-    Certificate, Client, ClientBuilder, RequestBuilder, Response, Url,
+    Certificate, Client, ClientBuilder, NoProxy, Proxy, RequestBuilder, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{ACCEPT, CONTENT_TYPE},
     redirect,
@@ -46,6 +46,7 @@ struct Setup {
     hosts: Vec<String>,
     authorities: Option<Vec<Certificate>>,
     credentials: Option<PathBuf>,
+    proxy: Option<Proxy>,
     connect: Duration,
     total: Duration,
 }
@@ -63,6 +64,10 @@ impl Setup {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .dns_resolver(Guarded)
             .user_agent(concat!("symbolon/", env!("CARGO_PKG_VERSION")));
+        let builder = match &self.proxy {
+            Some(proxy) => builder.proxy(proxy.clone()),
+            None => builder,
+        };
         match &self.authorities {
             Some(authorities) => builder.tls_certs_only(authorities.clone()),
             None => builder,
@@ -99,6 +104,9 @@ pub enum FetcherError {
         /// The file.
         path: PathBuf,
     },
+    /// The address of `outbound.proxy` is none.
+    #[error("`outbound.proxy` cannot be used")]
+    Proxy(#[source] reqwest::Error),
     /// The TLS library cannot be set up, for example without any system certificate authority.
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
@@ -173,7 +181,12 @@ impl Fetcher {
         }
         let hosts = outbound.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         let credentials = outbound.credentials_dir.clone();
-        let setup = Setup { hosts, authorities, credentials, connect, total };
+        let proxy = outbound.proxy.as_deref().map(|url| {
+            // Plain http is allowed to loopback, which is this machine's and not the proxy's.
+            Ok(Proxy::all(url)?.no_proxy(NoProxy::from_string(LOOPBACK)))
+        });
+        let proxy = proxy.transpose().map_err(FetcherError::Proxy)?;
+        let setup = Setup { hosts, authorities, credentials, proxy, connect, total };
         let client = setup.builder().build().map_err(|error| match &outbound.ca_file {
             // A certificate in it that is none is found out only here.
             Some(path) => FetcherError::CaCertificates { path: path.clone() },
@@ -201,7 +214,8 @@ impl Fetcher {
     }
 
     /// Returns `url` parsed, if it may be fetched: `https`, or `http` to loopback, and a host that the
-    /// settings list. What the host's name resolves to is looked at when it is contacted.
+    /// settings list. What the host's name resolves to is looked at when it is contacted; through a proxy
+    /// it is the proxy that finds out.
     ///
     /// # Errors
     /// As [`UrlError`] says.
@@ -358,6 +372,7 @@ async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
 }
 
 const LOCALHOST: &str = "localhost";
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -141,6 +141,18 @@ impl Issuer {
         self.store.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Returns whether the keys are those that were saved before, and were not seen at their source since.
+    #[must_use]
+    pub fn restored(&self) -> bool {
+        self.store.restored.load(Ordering::Relaxed)
+    }
+
+    /// Returns why the keys could not be saved the last time, if they could not.
+    #[must_use]
+    pub fn save_error(&self) -> Option<String> {
+        self.store.save_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns how many fetches of the keys failed since the issuer was declared as it is.
     #[must_use]
     pub fn failures(&self) -> u64 {
@@ -220,34 +232,52 @@ pub(super) struct KeyStore {
     keys: ArcSwapOption<Keys>,
     last_error: Mutex<Option<String>>,
     failures: AtomicU64,
+    /// Whether the keys are those that were saved before, and were not seen at their source since.
+    restored: AtomicBool,
+    save_error: Mutex<Option<String>>,
 }
 
 impl KeyStore {
-    /// Puts `set` in use. A set that is the same as before keeps its version.
-    pub(super) fn install(&self, set: KeySet, fetched: UnixTime) {
+    /// Puts `set` in use and returns it. A set that is the same as before keeps its version.
+    pub(super) fn install(&self, set: KeySet, fetched: UnixTime) -> Arc<Keys> {
         let before = self.keys.load_full();
         let keys = match before {
-            Some(keys) if keys.set.digest() == set.digest() => {
+            Some(keys) if keys.set.text() == set.text() => {
                 Keys { set: Arc::clone(&keys.set), version: keys.version, fetched }
             }
             _ => Keys { set: Arc::new(set), version: next_version(), fetched },
         };
-        self.keys.store(Some(Arc::new(keys)));
-        self.set_error(None);
+        let keys = Arc::new(keys);
+        self.keys.store(Some(Arc::clone(&keys)));
+        self.restored.store(false, Ordering::Relaxed);
+        note(&self.last_error, None);
+        keys
+    }
+
+    /// Puts a set in use that was saved, and seen at its source at `seen`.
+    pub(super) fn restore(&self, set: KeySet, seen: UnixTime) {
+        self.install(set, seen);
+        self.restored.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes whether the keys could be saved, and returns whether that is news.
+    pub(super) fn saved(&self, error: Option<String>) -> bool {
+        note(&self.save_error, error)
     }
 
     /// Counts a fetch that failed, notes why no newer keys could be had, and returns whether that is news.
     pub(super) fn fail(&self, error: String) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.set_error(Some(error))
+        note(&self.last_error, Some(error))
     }
+}
 
-    fn set_error(&self, error: Option<String>) -> bool {
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = *last != error;
-        *last = error;
-        is_news
-    }
+/// Returns whether that is news.
+fn note(last: &Mutex<Option<String>>, error: Option<String>) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_news = *last != error;
+    *last = error;
+    is_news
 }
 
 /// Returns a version that nothing else in this process has; see [`Keys::version`].

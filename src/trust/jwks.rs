@@ -29,7 +29,7 @@ pub const MAX_KID_BYTES: usize = 256;
 pub struct KeySet {
     keys: Vec<Key>,
     skipped: Vec<SkippedKey>,
-    digest: Thumbprint,
+    text: Box<[u8]>,
 }
 
 /// One public key, valid for its type: full-length coordinates on the curve, a modulus of 2048 to 8192 bits.
@@ -186,13 +186,13 @@ impl KeySet {
         if keys.is_empty() {
             return Err(KeySetError::NoUsableKey(skipped));
         }
-        Ok(Self { keys, skipped, digest: Thumbprint::of(text) })
+        Ok(Self { keys, skipped, text: text.into() })
     }
 
     /// Returns the set of an issuer none of whose tokens is a JWT: every key is unknown.
     #[must_use]
     pub fn without_keys() -> Self {
-        Self { keys: Vec::new(), skipped: Vec::new(), digest: Thumbprint::of(b"") }
+        Self { keys: Vec::new(), skipped: Vec::new(), text: Box::default() }
     }
 
     /// Returns the number of usable keys.
@@ -207,10 +207,10 @@ impl KeySet {
         &self.skipped
     }
 
-    /// Returns the SHA-256 of the text it was read from: whether two sets are the same.
+    /// Returns the text it was read from: whether two sets are the same.
     #[must_use]
-    pub const fn digest(&self) -> Thumbprint {
-        self.digest
+    pub const fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// Finds the key for a token's `kid` and `alg`, which must be one of `allowed`, the issuer's list.

@@ -1,6 +1,7 @@
 //! The issuers of the process, kept over reloads.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,7 +19,8 @@ use crate::{
         introspection::{IntrospectionStatus, Introspector},
         issuer::{Issuer, KeyStore},
         jwks::{KeySet, SkippedKey},
-        refresh::{Fetch, Pace, Refresher},
+        refresh::{Fetch, Pace, Refresher, chain},
+        saved::SavedKeys,
     },
 };
 
@@ -27,6 +29,8 @@ use crate::{
 #[derive(Debug)]
 pub struct IssuerPool {
     fetcher: Fetcher,
+    /// Where keys outlive a restart.
+    state: Option<PathBuf>,
     clock: SharedClock,
     background: Handle,
     current: Mutex<Vec<Arc<Issuer>>>,
@@ -46,6 +50,10 @@ pub struct IssuerStatus {
     /// How long ago the keys were last seen at their source; `None` where they never were, or came with the
     /// policy directory.
     pub age: Option<Duration>,
+    /// Whether the keys are from `stateDir`, and were not seen at their source since.
+    pub restored: bool,
+    /// Why the keys could not be saved for the next start, if they could not.
+    pub save_error: Option<String>,
     /// Why the last refresh failed, if it did.
     pub last_error: Option<String>,
     /// Fetches that failed since the issuer was declared as it is.
@@ -57,17 +65,19 @@ pub struct IssuerStatus {
 }
 
 impl IssuerPool {
-    /// Creates a pool without issuers. Keys are fetched on `background`.
+    /// Creates a pool without issuers. Keys are fetched on `background`, and saved to `state` where it is
+    /// given, so that they outlive a restart.
     ///
     /// # Errors
     /// Where the settings make no HTTP client, as [`FetcherError`] says.
     pub fn new(
         outbound: &OutboundSettings,
+        state: Option<PathBuf>,
         clock: SharedClock,
         background: Handle,
     ) -> Result<Self, FetcherError> {
         let fetcher = Fetcher::new(outbound)?;
-        Ok(Self { fetcher, clock, background, current: Mutex::default() })
+        Ok(Self { fetcher, state, clock, background, current: Mutex::default() })
     }
 
     /// Returns the issuers of `documents`, in their order. One that the pool has from an equal document is
@@ -118,6 +128,8 @@ impl IssuerPool {
                     keys: issuer.keys(now).map_or(0, |keys| keys.set.count()),
                     skipped: keys.map(|set| set.skipped().to_vec()).unwrap_or_default(),
                     age: issuer.key_age(now),
+                    restored: issuer.restored(),
+                    save_error: issuer.save_error(),
                     last_error: issuer.last_error(),
                     failures: issuer.failures(),
                     opaque_only: issuer.document.keys == KeySource::None,
@@ -169,10 +181,24 @@ impl IssuerPool {
             Prepared::Remote(document, fetch) => (document, fetch),
         };
         let store = Arc::<KeyStore>::default();
+        let saved = self.saved(&document);
+        if let Some(saved) = &saved {
+            // Before the first check, and before the source is asked.
+            match saved.load(KeySet::parse, self.clock.now()) {
+                Ok(Some((set, seen))) => store.restore(set, seen),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    issuer = document.name.value,
+                    error = chain(&error),
+                    "cannot use the issuer's keys from before the restart"
+                ),
+            }
+        }
         let refresher = Refresher::start(
             document.name.value.as_str().into(),
             Arc::clone(&store),
             fetch,
+            saved,
             Pace::for_max_age(document.max_key_age),
             Arc::clone(&self.clock),
             &self.background,
@@ -180,6 +206,16 @@ impl IssuerPool {
         let introspector = self.introspector(&document);
         let issuer = Issuer::new(*document, store, Some(refresher));
         Arc::new(issuer.asked_by(introspector))
+    }
+
+    fn saved(&self, document: &IssuerDocument) -> Option<SavedKeys> {
+        let source = match &document.keys {
+            KeySource::Discovery => "discovery",
+            KeySource::Uri(uri) => &uri.value,
+            KeySource::File { .. } | KeySource::None => return None,
+        };
+        let folder = self.state.as_deref()?;
+        Some(SavedKeys::new(folder, &document.name.value, &document.issuer.value, source))
     }
 
     fn introspector(&self, document: &IssuerDocument) -> Option<Introspector> {

@@ -22,7 +22,13 @@ use tokio::{
 
 use crate::{
     clock::SharedClock,
-    trust::{Refetch, discovery::KeysError, issuer::KeyStore, jwks::KeySet},
+    trust::{
+        Refetch,
+        discovery::KeysError,
+        issuer::{KeyStore, Keys},
+        jwks::KeySet,
+        saved::SavedKeys,
+    },
 };
 
 /// How often keys are fetched while all is well; the rate that SPIFFE bundles use by default too.
@@ -109,6 +115,7 @@ impl Refresher {
         issuer: Arc<str>,
         store: Arc<KeyStore>,
         fetch: Fetch,
+        saved: Option<SavedKeys>,
         pace: Pace,
         clock: SharedClock,
         background: &Handle,
@@ -120,7 +127,7 @@ impl Refresher {
             waiting: Arc::default(),
         });
         let task = background
-            .spawn(run(Arc::clone(&shared), issuer, store, fetch, pace, clock))
+            .spawn(run(Arc::clone(&shared), issuer, store, (fetch, saved), pace, clock))
             .abort_handle();
         Self { shared, between_asked: pace.between_asked, task }
     }
@@ -199,7 +206,7 @@ async fn run(
     shared: Arc<Shared>,
     issuer: Arc<str>,
     store: Arc<KeyStore>,
-    fetch: Fetch,
+    (fetch, saved): (Fetch, Option<SavedKeys>),
     pace: Pace,
     clock: SharedClock,
 ) {
@@ -210,14 +217,16 @@ async fn run(
         let asked = clock.now();
         // A panic in reading what the host sent is one more failure: were it the end of the refresh, keys
         // would go out of date for good, and checks wait for a fetch that never ends.
+        let mut fresh = None;
         let fetched = AssertUnwindSafe(async { fetch().await }).catch_unwind().await;
         let error = match fetched {
             Ok(Ok(set)) => {
                 if failures > 0 {
                     tracing::info!(issuer = %issuer, failures, "the issuer's keys are had again");
                 }
-                store.install(set, asked);
+                let keys = store.install(set, asked);
                 failures = 0;
+                fresh = Some(keys);
                 None
             }
             Ok(Err(error)) => Some(chain(&error)),
@@ -230,9 +239,32 @@ async fn run(
             }
         }
         shared.end();
+        // Behind the end: no check waits for a disk.
+        if let (Some(keys), Some(saved)) = (fresh, &saved) {
+            save(&issuer, &store, keys, saved.clone()).await;
+        }
         let delay = pace.delay(failures).mul_f64(rand::random_range(JITTER));
         // Whether the time ran out or a check asked: the next thing is a fetch.
         timeout(delay, shared.wanted.notified()).await.unwrap_or_default();
+    }
+}
+
+/// Saves keys for the next start; that it fails is told once.
+async fn save(issuer: &str, store: &KeyStore, keys: Arc<Keys>, saved: SavedKeys) {
+    let saving = move || saved.save(&keys.set, keys.fetched);
+    let error = match tokio::task::spawn_blocking(saving).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(chain(&error)),
+        Err(error) => Some(error.to_string()),
+    };
+    if store.saved(error.clone())
+        && let Some(error) = error
+    {
+        tracing::warn!(
+            issuer,
+            error,
+            "cannot save the issuer's keys to `stateDir`: a restart would be without them"
+        );
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) struct World {
     /// The key that `app` makes proofs with.
     holder: Key,
     _upstream: Loopback,
+    settings: Value,
     folder: TempDir,
 }
 
@@ -122,11 +123,8 @@ impl World {
         let settings = json!({"outbound": {
             "caFile": tls.join("ca.crt"),
             "credentialsDir": folder.path().join("credentials"),
-        }});
-        let authorizer =
-            Authorizer::start_with(support::symbolon(), &policies, &at("symbolon"), settings)
-                .await
-                .unwrap();
+        }, "stateDir": folder.path().join("state")});
+        let authorizer = authorizer(folder.path(), &settings).await;
         let upstream = loopback::upstream().await.unwrap();
         let access_log = folder.path().join("access.jsonl");
         let places = Places {
@@ -148,6 +146,7 @@ impl World {
             client,
             holder,
             _upstream: upstream,
+            settings,
             folder,
         };
         let token = world.token("web", JWT, "payments.read").await;
@@ -159,6 +158,14 @@ impl World {
         // A proof made within the second in which symbolon began may have been used before.
         sleep(Duration::from_secs(1)).await;
         world
+    }
+
+    /// Kills symbolon and starts it again.
+    pub(crate) async fn restart_symbolon(&mut self) {
+        self.authorizer.kill().await.unwrap();
+        self.authorizer = authorizer(self.folder.path(), &self.settings).await;
+        // Envoy asks after health every few seconds.
+        sleep(Duration::from_secs(6)).await;
     }
 
     /// Gets a token of `client` for the service at `host`.
@@ -276,6 +283,13 @@ impl World {
         let header: Value = serde_json::from_slice(&header).unwrap();
         header["kid"].as_str().unwrap().to_owned()
     }
+}
+
+async fn authorizer(folder: &Path, settings: &Value) -> Authorizer {
+    let own = folder.join("symbolon");
+    fs::create_dir_all(&own).unwrap();
+    let policies = folder.join("policies");
+    Authorizer::start_with(support::symbolon(), &policies, &own, settings.clone()).await.unwrap()
 }
 
 /// A secret of our own, with what has to be encoded on the way (RFC 6749 §2.3.1).

@@ -152,6 +152,14 @@ impl Authorizer {
         self.process.id()
     }
 
+    /// Ends it at once.
+    ///
+    /// # Errors
+    /// Where the system does not let it.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
     /// Waits until it ends by itself and returns how.
     ///
     /// # Errors

@@ -78,6 +78,12 @@ pub const METRICS: &[Metric] = &[
         "Fetches of an issuer's keys that failed.",
     ),
     metric(
+        "symbolon_issuer_keys_unsaved",
+        "gauge",
+        &["issuer"],
+        "1 while an issuer's keys cannot be saved to `stateDir`.",
+    ),
+    metric(
         "symbolon_introspections_total",
         "counter",
         &["issuer", "outcome"],

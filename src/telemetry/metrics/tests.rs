@@ -20,7 +20,8 @@ fn filled() -> Metrics {
         let age = Some(Duration::from_secs(7));
         let outcomes = [("active", 7), ("inactive", 8), ("unavailable", 9)];
         let introspection = Some(IntrospectionSample { outcomes, paused: true });
-        vec![IssuerSample { issuer: "corp".into(), keys: 2, age, failures: 5, introspection }]
+        let (issuer, unsaved) = ("corp".into(), true);
+        vec![IssuerSample { issuer, keys: 2, age, failures: 5, unsaved, introspection }]
     }));
     metrics.set_cache_source(Box::new(|| {
         vec![CacheSample { cache: "tokens", entries: 4, hits: 9, misses: 1 }]

@@ -114,9 +114,9 @@ async fn a_dead_host_is_an_error_that_tells_the_cause() {
     assert!(told.starts_with("no answer from the host: ") && told.contains("refused"), "{told}");
 }
 
-#[tokio::test]
-async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file_is_not() {
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+/// Serves `/ok` over TLS as `name` on a port of loopback, and returns its certificate.
+async fn serve_tls(name: &str) -> (u16, rcgen::CertifiedKey<rcgen::KeyPair>) {
+    let signed = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let key =
         rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(
@@ -138,6 +138,72 @@ async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file
             tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(handle)));
         }
     });
+    (port, signed)
+}
+
+/// A proxy that leads every `CONNECT` to `port` of loopback; returns its port and what it was asked.
+async fn serve_proxy(port: u16) -> (u16, Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _peer) = listener.accept().await.unwrap();
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let mut client = tokio::io::BufReader::new(stream);
+                let mut line = String::new();
+                while client.read_line(&mut line).await.unwrap() > 2 {
+                    if line.starts_with("CONNECT") {
+                        seen.lock().unwrap().push(line.trim().to_owned());
+                    }
+                    line.clear();
+                }
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                tokio::io::copy_bidirectional(&mut client, &mut server).await.ok()
+            });
+        }
+    });
+    (own, asked)
+}
+
+#[tokio::test]
+async fn what_is_not_loopback_is_contacted_through_the_proxy_end_to_end_over_tls() {
+    let (port, signed) = serve_tls("login.example").await;
+    let (proxy, asked) = serve_proxy(port).await;
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, signed.cert.pem()).unwrap();
+    let outbound = OutboundSettings {
+        hosts: vec!["login.example".to_owned(), "other.example".to_owned()],
+        ca_file: Some(ca),
+        proxy: Some(format!("http://127.0.0.1:{proxy}")),
+        ..OutboundSettings::default()
+    };
+    let fetcher = Fetcher::new(&outbound).unwrap();
+    assert_eq!(fetcher.fetch("https://login.example/ok", 9).await.unwrap(), b"hello");
+    let connects = || asked.lock().unwrap().clone();
+    assert_eq!(connects(), ["CONNECT login.example:443 HTTP/1.1"]);
+    // Whoever the proxy leads to has to be who was meant.
+    let other = fetcher.fetch("https://other.example/ok", 9).await;
+    assert!(matches!(other, Err(FetchError::Transport(_))));
+    assert_eq!(connects().len(), 2);
+    let forbidden = fetcher.fetch("https://169.254.169.254/ok", 9).await;
+    assert!(matches!(forbidden, Err(FetchError::Url(UrlError::Address(_)))));
+    let plain = serve().await.port();
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("http://{host}:{plain}/ok");
+        assert_eq!(fetcher.fetch(&url, 9).await.unwrap(), b"hello", "{host}");
+    }
+    assert_eq!(connects().len(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_unknown_authority_is_refused_and_one_of_the_ca_file_is_not() {
+    let (port, signed) = serve_tls("localhost").await;
     let directory = tempfile::tempdir().unwrap();
     let trusting = |name: &str, pem: String| {
         let path = directory.path().join(name);

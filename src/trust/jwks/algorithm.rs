@@ -12,7 +12,7 @@ pub enum Algorithm {
     ES384,
     /// ECDSA with P-521 and SHA-512.
     ES512,
-    /// EdDSA with Ed25519.
+    /// `EdDSA` with Ed25519.
     EdDSA,
     /// RSASSA-PSS with SHA-256.
     PS256,

@@ -68,7 +68,7 @@ impl Site {
 
 fn pool() -> IssuerPool {
     let clock = Arc::new(ManualClock::at(NOW.as_secs()));
-    IssuerPool::new(&OutboundSettings::default(), clock, Handle::current()).unwrap()
+    IssuerPool::new(&OutboundSettings::default(), None, clock, Handle::current()).unwrap()
 }
 
 fn at_uri(uri: &str) -> IssuerDocument {
@@ -186,7 +186,8 @@ async fn keys_that_are_too_old_do_not_count_as_usable() {
     let uri = format!("http://{}/keys", site.serve().await);
     let clock = Arc::new(ManualClock::at(NOW.as_secs()));
     let shared: SharedClock = Arc::<ManualClock>::clone(&clock);
-    let pool = IssuerPool::new(&OutboundSettings::default(), shared, Handle::current()).unwrap();
+    let pool =
+        IssuerPool::new(&OutboundSettings::default(), None, shared, Handle::current()).unwrap();
     let issuer = pool.reconcile(&[at_uri(&uri)]).unwrap().remove(0);
     assert_eq!(check(&issuer, &token_of(&signer, &issuer)).await, Ok(()));
     assert_eq!(pool.status()[0].keys, 1);
@@ -291,6 +292,76 @@ async fn every_mistake_is_reported_at_once_and_changes_nothing() {
     );
     assert_eq!(mistakes[1].at.line, 3);
     assert_eq!(pool.status().len(), 1);
+}
+
+/// A process that keeps its keys in `folder`, at `seconds` after [`NOW`].
+fn process(folder: &std::path::Path, seconds: u64) -> IssuerPool {
+    let clock = Arc::new(ManualClock::at(NOW.as_secs().saturating_add(seconds)));
+    let state = Some(folder.to_owned());
+    IssuerPool::new(&OutboundSettings::default(), state, clock, Handle::current()).unwrap()
+}
+
+/// Waits until `seen` says that something is there.
+async fn until(mut seen: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if seen() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("in vain");
+}
+
+#[tokio::test]
+async fn keys_outlive_a_restart_while_the_issuer_is_down_up_to_their_age() {
+    let (site, signer) = (Site::default(), Signer::es256("k1"));
+    site.put("/keys", jwks(&[&signer]));
+    let document = at_uri(&format!("http://{}/keys", site.serve().await));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("corp.keys.json");
+    let pool = process(folder.path(), 0);
+    let issuer = pool.reconcile(std::slice::from_ref(&document)).unwrap().remove(0);
+    let token = token_of(&signer, &issuer);
+    assert_eq!(check(&issuer, &token).await, Ok(()));
+    assert!(!pool.status()[0].restored);
+    until(|| file.exists()).await;
+
+    site.put("/keys", "<html>");
+    let max_age = document.max_key_age.as_secs();
+    for (after, usable) in [(10, 1), (max_age, 1), (max_age + 1, 0)] {
+        let pool = process(folder.path(), after);
+        let issuer = pool.reconcile(std::slice::from_ref(&document)).unwrap().remove(0);
+        let status = pool.status().remove(0);
+        let later = Duration::from_secs(after);
+        let age = Some(later);
+        assert_eq!((status.keys, status.age, status.restored), (usable, age, true));
+        // The look at the source that failed did not make them younger, and left the file.
+        until(|| pool.status()[0].last_error.is_some()).await;
+        assert_eq!(pool.status()[0].age, age);
+        assert_eq!(issuer.keys(NOW.saturating_add(later)).is_some(), usable == 1);
+    }
+
+    let other = Signer::es256("k2");
+    site.put("/keys", jwks(&[&other]));
+    let pool = process(folder.path(), 20);
+    let issuer = pool.reconcile(std::slice::from_ref(&document)).unwrap().remove(0);
+    assert_eq!(check(&issuer, &token_of(&other, &issuer)).await, Ok(()));
+    assert!(!pool.status()[0].restored);
+    assert_eq!(check(&issuer, &token).await, Err(Reason::TokenKeyUnknown));
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_written_or_read_is_named_and_changes_nothing_else() {
+    let (site, signer) = (Site::default(), Signer::es256("k1"));
+    site.put("/keys", jwks(&[&signer]));
+    let document = at_uri(&format!("http://{}/keys", site.serve().await));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("corp.keys.json")).unwrap();
+    let pool = process(folder.path(), 0);
+    let issuer = pool.reconcile(&[document]).unwrap().remove(0);
+    assert_eq!(check(&issuer, &token_of(&signer, &issuer)).await, Ok(()));
+    until(|| pool.status()[0].save_error.is_some()).await;
+    assert_eq!(pool.status()[0].keys, 1);
 }
 
 #[tokio::test]

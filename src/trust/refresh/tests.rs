@@ -85,6 +85,7 @@ impl World {
             "corp".into(),
             Arc::clone(&store),
             source.fetch(),
+            None,
             pace,
             Arc::<ManualClock>::clone(&clock),
             &Handle::current(),
