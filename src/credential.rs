@@ -21,7 +21,7 @@ use crate::{
         claims::{AccessToken, ClaimsError, Required},
         dpop::{Call, ProofVerifier, VerifiedProof},
         introspection::{IntrospectedError, Presented},
-        token::TokenError,
+        token::{Jws, TokenError},
     },
     evidence::{
         Evidence,
@@ -254,11 +254,24 @@ impl Verifier<'_> {
         Ok((token, key.hash()))
     }
 
+    /// Returns the issuer whose keys have the word on a JWT: the one that `iss` names. A JWT-SVID need not name
+    /// one, nor one that is declared: the trust domain of its `sub` has the keys (JWT-SVID §3.1).
+    fn issuer(&self, jws: &Jws<'_>) -> Result<&Arc<Issuer>, TokenError> {
+        let issuers = &self.trust.issuers;
+        let named = jws.issuer().and_then(|iss| {
+            let declared = issuers.find(iss).filter(|issuer| !issuer.signs_svids());
+            declared.ok_or(TokenError::IssuerUnknown)
+        });
+        named.or_else(|error| {
+            jws.trust_domain().and_then(|domain| issuers.of_trust_domain(domain)).ok_or(error)
+        })
+    }
+
     /// Verifies a JWT that was not seen before. Nothing that it claims counts before its signature holds
-    /// (RFC 8725 §3.3): `iss` only chooses whose keys are asked.
+    /// (RFC 8725 §3.3): `iss` and `sub` only choose whose keys are asked.
     fn signed(&self, presented: Presented<'_>) -> Result<Kept, Refusal> {
         let jws = token::parse(presented.token)?;
-        let issuer = self.trust.issuers.find(jws.issuer()?).ok_or(TokenError::IssuerUnknown)?;
+        let issuer = self.issuer(&jws)?;
         jws.check_header(&issuer.document)?;
         let missing = |error: TokenError| Refusal::KeyMissing {
             reason: error.into(),

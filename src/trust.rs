@@ -42,6 +42,12 @@ impl Issuers {
         self.by_identifier.get(iss)
     }
 
+    /// Returns the issuer of the JWT-SVIDs of a trust domain.
+    #[must_use]
+    pub fn of_trust_domain(&self, domain: &str) -> Option<&Arc<Issuer>> {
+        self.find(&format!("spiffe://{domain}")).filter(|issuer| issuer.signs_svids())
+    }
+
     /// Returns the issuer that policies call `name`. For tokens that name no issuer; looks through all.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Arc<Issuer>> {

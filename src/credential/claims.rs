@@ -12,6 +12,7 @@ use crate::{
         actor::{self, Actor},
         binding::{BindingError, Confirmation},
     },
+    identity::SpiffeId,
     json::Object,
     policy::document::{IssuerDocument, Profile},
     reason::Reason,
@@ -63,6 +64,8 @@ pub enum Required {
     Rfc9068,
     /// `aud` and `exp`.
     Jwt,
+    /// Those of JWT-SVID §3, with the SPIFFE ID of a workload of the issuer's own trust domain as `sub`.
+    JwtSvid,
     /// `aud` alone: an answer of RFC 7662 §2.2, whose members are all optional. Without `exp`, what the issuer
     /// says now is believed until then.
     Audience {
@@ -78,6 +81,7 @@ impl Required {
         match profile {
             Profile::Rfc9068 => Self::Rfc9068,
             Profile::Jwt => Self::Jwt,
+            Profile::JwtSvid => Self::JwtSvid,
         }
     }
 }
@@ -151,7 +155,7 @@ impl AccessToken {
             scopes: scopes::read(&claims, document)?,
             expires: match (time(&claims, "exp")?, required) {
                 (Some(expires), _) | (None, Required::Audience { until: expires }) => expires,
-                (None, Required::Rfc9068 | Required::Jwt) => {
+                (None, Required::Rfc9068 | Required::Jwt | Required::JwtSvid) => {
                     return Err(ClaimsError::Missing("exp"));
                 }
             },
@@ -163,8 +167,10 @@ impl AccessToken {
             introspected: false,
             claims,
         };
-        if required == Required::Rfc9068 {
-            token.check_rfc9068()?;
+        match required {
+            Required::Rfc9068 => token.check_rfc9068()?,
+            Required::JwtSvid => token.check_svid(document)?,
+            Required::Jwt | Required::Audience { .. } => {}
         }
         Ok((token, bindable))
     }
@@ -181,6 +187,16 @@ impl AccessToken {
             Some((name, _)) => Err(ClaimsError::Missing(name)),
             None => Ok(()),
         }
+    }
+
+    /// JWT-SVID §3.1: `sub` is the SPIFFE ID of the workload, in the trust domain whose keys were used.
+    fn check_svid(&self, document: &IssuerDocument) -> Result<(), ClaimsError> {
+        let subject = self.subject.as_deref().ok_or(ClaimsError::Missing("sub"))?;
+        let is_of_domain = SpiffeId::parse(subject).is_ok_and(|id| {
+            let own = document.issuer.value.strip_prefix("spiffe://");
+            !id.path().is_empty() && own == Some(id.trust_domain())
+        });
+        if is_of_domain { Ok(()) } else { Err(ClaimsError::Invalid("sub")) }
     }
 
     /// Checks what the issuer's document asks of values and lifetime. What held once holds for ever.

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::{
+    identity::SpiffeId,
     json::{self, Object},
     policy::document::{ABSENT_TYPE, IssuerDocument},
     reason::Reason,
@@ -158,6 +159,13 @@ impl Jws<'_> {
     pub fn issuer(&self) -> Result<&str, TokenError> {
         let iss = self.payload.get("iss").ok_or(TokenError::IssuerMissing)?;
         iss.as_str().ok_or(TokenError::IssuerInvalid)
+    }
+
+    /// Returns the trust domain of `sub`, where that is a SPIFFE ID; not yet believed, as [`Jws::issuer`].
+    #[must_use]
+    pub fn trust_domain(&self) -> Option<&str> {
+        let sub = self.payload.get("sub")?.as_str()?;
+        SpiffeId::parse(sub).ok().map(SpiffeId::trust_domain)
     }
 
     /// Says whether algorithm and type are among the issuer's.

@@ -47,6 +47,10 @@ pub struct Unnamed {
 pub struct TrustDomainDocument {
     /// `metadata.name`: the trust domain itself, valid by SPIFFE-ID §2.1.
     pub name: Text,
+    /// `spec.spiffeBundle`: where the keys of its JWT-SVIDs are, [`KeySource::Uri`] or [`KeySource::File`].
+    pub bundle: Option<KeySource>,
+    /// Whether its `spec` could not be read, which is reported: what it lacks then says nothing.
+    pub broken: bool,
 }
 
 /// Where the caller's certificate is found.
@@ -66,9 +70,10 @@ pub const ABSENT_TYPE: &str = "absent";
 pub struct IssuerDocument {
     /// `metadata.name`.
     pub name: Text,
-    /// `spec.issuer`: an absolute https URL without query or fragment (http for loopback only).
+    /// `spec.issuer`: an absolute https URL without query or fragment (http for loopback only). For JWT-SVIDs
+    /// the SPIFFE ID of `spec.trustDomain`, which no other issuer has.
     pub issuer: Text,
-    /// `spec.keys`.
+    /// `spec.keys`. For JWT-SVIDs the trust domain's bundle.
     pub keys: KeySource,
     /// `spec.audiences`; required, not empty.
     pub audiences: Vec<Text>,
@@ -189,6 +194,8 @@ pub enum Profile {
     Rfc9068,
     /// `iss`, `exp` and `aud`.
     Jwt,
+    /// JWT-SVID §3: `sub`, `exp` and `aud`.
+    JwtSvid,
 }
 
 /// One policy.

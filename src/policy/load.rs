@@ -85,6 +85,7 @@ fn read(tree: &SourceTree) -> Reading {
             ),
         );
     }
+    decoding.resolve_trust_domains();
     let Decoding { documents, decoder, .. } = decoding;
     Reading { documents, mistakes: decoder.diagnostics, skipped }
 }

@@ -91,7 +91,7 @@ pub(super) fn documents(policies: Vec<PolicyDocument>) -> Documents {
 }
 
 pub(super) fn trust_domain(name: &str) -> TrustDomainDocument {
-    TrustDomainDocument { name: text(name) }
+    TrustDomainDocument { name: text(name), bundle: None, broken: false }
 }
 
 pub(super) fn policy(name: &str, rules: Vec<RuleDocument>) -> PolicyDocument {

@@ -7,7 +7,7 @@ use crate::{
     json,
     trust::{
         fetch::{FetchError, Fetcher},
-        jwks::{self, KeySet, KeySetError},
+        jwks::{self, KeySet, KeySetError, Parse},
     },
 };
 
@@ -37,13 +37,17 @@ pub enum KeysError {
     MetadataScheme,
 }
 
-/// Fetches the key set at `url`.
+/// Fetches the key set at `url`, which `parse` reads.
 ///
 /// # Errors
 /// As [`KeysError`] says.
-pub async fn fetch_key_set(fetcher: &Fetcher, url: &str) -> Result<KeySet, KeysError> {
+pub async fn fetch_key_set(
+    fetcher: &Fetcher,
+    url: &str,
+    parse: Parse,
+) -> Result<KeySet, KeysError> {
     let text = fetcher.fetch(url, jwks::MAX_BYTES).await.map_err(KeysError::KeySetFetch)?;
-    Ok(KeySet::parse(&text)?)
+    Ok(parse(&text)?)
 }
 
 /// Fetches the key set that the metadata of `issuer` names. The metadata is asked for where OpenID Connect
@@ -61,7 +65,7 @@ pub async fn discover_key_set(fetcher: &Fetcher, issuer: &str) -> Result<KeySet,
     };
     let uri = key_set_uri(&text.map_err(KeysError::MetadataFetch)?, issuer)?;
     check_scheme(&url, &uri)?;
-    fetch_key_set(fetcher, &uri).await
+    fetch_key_set(fetcher, &uri, KeySet::parse).await
 }
 
 /// The two places of an issuer's metadata, in the order they are asked.

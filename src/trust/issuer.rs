@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::{
     clock::UnixTime,
-    policy::document::{IntrospectionDocument, IssuerDocument, KeySource},
+    policy::document::{IntrospectionDocument, IssuerDocument, KeySource, Profile},
     trust::{Refetch, introspection::Introspector, jwks::KeySet, refresh::Refresher},
 };
 
@@ -65,6 +65,12 @@ impl Issuer {
     #[must_use]
     pub(super) fn asked_by(self, introspector: Option<Introspector>) -> Self {
         Self { introspector, ..self }
+    }
+
+    /// Returns whether its tokens are JWT-SVIDs, which no `iss` leads to.
+    #[must_use]
+    pub fn signs_svids(&self) -> bool {
+        self.document.profile == Profile::JwtSvid
     }
 
     /// Returns what asks the issuer about tokens, where it is asked at all.

@@ -108,7 +108,7 @@ pub enum KeyError {
     /// A symmetric key: whoever verifies could sign.
     #[error("the key is symmetric")]
     Symmetric,
-    /// `use` is not `sig`, or `key_ops` lacks `verify`.
+    /// `use` is another, or `key_ops` lacks `verify`.
     #[error("the key is not for verifying signatures")]
     Use,
     /// An RSA modulus under 2048 bits (RFC 7518 §3.3), over 8192, or made by a generator known as broken.
@@ -128,6 +128,9 @@ pub enum KeySetError {
     /// It has more than [`MAX_KEYS`] keys.
     #[error("the key set has more than {MAX_KEYS} keys")]
     TooManyKeys,
+    /// The sequence number or refresh hint of a SPIFFE bundle is no whole number.
+    #[error("`spiffe_sequence` or `spiffe_refresh_hint` is no whole number")]
+    Hint,
     /// No key of it can be used.
     #[error("the key set has no key that can be used{}", Listed(.0))]
     NoUsableKey(Vec<SkippedKey>),
@@ -142,6 +145,9 @@ impl fmt::Display for Listed<'_> {
         })
     }
 }
+
+/// Reads a key set, as where it is from has it.
+pub type Parse = fn(&[u8]) -> Result<KeySet, KeySetError>;
 
 /// The outcome of [`KeySet::find`].
 #[derive(Debug)]
@@ -163,30 +169,55 @@ impl KeySet {
     /// # Errors
     /// As [`KeySetError`] says.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
-        if text.len() > MAX_BYTES {
-            return Err(KeySetError::TooLong);
+        let set = Self::usable(&elements(text)?.0, "sig", text);
+        if set.keys.is_empty() { Err(KeySetError::NoUsableKey(set.skipped)) } else { Ok(set) }
+    }
+
+    /// Reads the JWT authorities of a SPIFFE bundle (SPIFFE Trust Domain and Bundle §4): the keys with
+    /// `use: jwt-svid`, each by its `kid`. Others, of unknown types among them, are ignored.
+    ///
+    /// A bundle without such keys is one (§4.1.2): no JWT-SVID is valid then, and older keys are not kept.
+    /// `spiffe_sequence` and `spiffe_refresh_hint` are not used: bundles are fetched as often as key sets are.
+    ///
+    /// # Errors
+    /// As [`KeySetError`] says, but [`KeySetError::NoUsableKey`].
+    pub fn of_jwt_svids(text: &[u8]) -> Result<Self, KeySetError> {
+        const USE: &str = "jwt-svid";
+        let (elements, set) = elements(text)?;
+        let is_number = |name| set.get(name).is_none_or(Value::is_u64);
+        if !is_number("spiffe_sequence") || !is_number("spiffe_refresh_hint") {
+            return Err(KeySetError::Hint);
         }
-        let set = json::object(text).map_err(|json::JsonError| KeySetError::Malformed)?;
-        let Some(Value::Array(elements)) = set.get("keys") else {
-            return Err(KeySetError::Malformed);
+        let is_known = |element: &Value| {
+            let kty = element.get("kty").and_then(Value::as_str);
+            let usage = element.get("use").and_then(Value::as_str);
+            usage == Some(USE) && kty.is_some_and(|kty| ["EC", "RSA"].contains(&kty))
         };
-        if elements.len() > MAX_KEYS {
-            return Err(KeySetError::TooManyKeys);
-        }
+        let own: Vec<Value> = elements.into_iter().filter(is_known).collect();
+        let mut set = Self::usable(&own, USE, text);
+        // §4.2.2: `kid` has to be there.
+        set.keys.retain(|key| {
+            if key.id.is_none() {
+                set.skipped.push(SkippedKey { kid: None, why: KeyError::Id });
+            }
+            key.id.is_some()
+        });
+        Ok(set)
+    }
+
+    /// Sorts out which keys of a set can be used.
+    fn usable(elements: &[Value], usage: &str, text: &[u8]) -> Self {
         let mut keys: Vec<Key> = Vec::new();
         let mut skipped = Vec::new();
         for element in elements {
-            match Key::read(element) {
+            match Key::read(element, usage) {
                 Ok(key) if keys.iter().any(|other| other.is_same(&key)) => {}
                 Ok(key) => keys.push(key),
                 Err(why) => skipped.push(SkippedKey { kid: shown_id(element), why }),
             }
         }
         skip_ambiguous(&mut keys, &mut skipped);
-        if keys.is_empty() {
-            return Err(KeySetError::NoUsableKey(skipped));
-        }
-        Ok(Self { keys, skipped, text: text.into() })
+        Self { keys, skipped, text: text.into() }
     }
 
     /// Returns the set of an issuer none of whose tokens is a JWT: every key is unknown.
@@ -265,7 +296,7 @@ impl Key {
         self.id == other.id && self.algorithm == other.algorithm && self.material == other.material
     }
 
-    fn read(element: &Value) -> Result<Self, KeyError> {
+    fn read(element: &Value, usage: &str) -> Result<Self, KeyError> {
         let Value::Object(jwk) = element else { return Err(KeyError::NotAnObject) };
         let id = match jwk.get("kid") {
             None => None,
@@ -275,7 +306,7 @@ impl Key {
             Some(_) => return Err(KeyError::Id),
         };
         let kty = public_type(jwk)?;
-        check_use(jwk)?;
+        check_use(jwk, usage)?;
         let (algorithm, material, verifying) = match kty {
             "RSA" => rsa(jwk)?,
             "EC" => ec(jwk)?,
@@ -293,6 +324,21 @@ impl fmt::Debug for Key {
             .field("algorithm", &self.algorithm)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the elements of `keys`, and the set.
+fn elements(text: &[u8]) -> Result<(Vec<Value>, Object), KeySetError> {
+    if text.len() > MAX_BYTES {
+        return Err(KeySetError::TooLong);
+    }
+    let mut set = json::object(text).map_err(|json::JsonError| KeySetError::Malformed)?;
+    let Some(Value::Array(elements)) = set.remove("keys") else {
+        return Err(KeySetError::Malformed);
+    };
+    if elements.len() > MAX_KEYS {
+        return Err(KeySetError::TooManyKeys);
+    }
+    Ok((elements, set))
 }
 
 type Parts = (KeyAlgorithm, Thumbprint, Verifying);
@@ -426,8 +472,8 @@ fn public_type(jwk: &Object) -> Result<&str, KeyError> {
     Ok(kty)
 }
 
-fn check_use(jwk: &Object) -> Result<(), KeyError> {
-    let by_use = jwk.get("use").is_none_or(|usage| usage == "sig");
+fn check_use(jwk: &Object, only: &str) -> Result<(), KeyError> {
+    let by_use = jwk.get("use").is_none_or(|usage| usage == only);
     let by_ops = jwk.get("key_ops").is_none_or(|ops| {
         ops.as_array().is_some_and(|ops| ops.iter().any(|operation| operation == "verify"))
     });

@@ -12,13 +12,13 @@ use crate::{
     clock::SharedClock,
     config::OutboundSettings,
     diagnostic::{At, Diagnostic},
-    policy::document::{IssuerDocument, KeySource},
+    policy::document::{IssuerDocument, KeySource, Profile},
     trust::{
         discovery,
         fetch::{Fetcher, FetcherError},
         introspection::{IntrospectionStatus, Introspector},
         issuer::{Issuer, KeyStore},
-        jwks::{KeySet, SkippedKey},
+        jwks::{KeySet, Parse, SkippedKey},
         refresh::{Fetch, Pace, Refresher, chain},
         saved::SavedKeys,
     },
@@ -156,14 +156,14 @@ impl IssuerPool {
         let fetcher = self.fetcher.at_issuer(&document.name.value);
         match &document.keys {
             KeySource::File { path, content } => {
-                let keys = KeySet::parse(content)
+                let keys = parse_of(document)(content)
                     .map_err(|error| Diagnostic::new(&path.at, error.to_string()))?;
                 local(keys)
             }
             KeySource::None => local(KeySet::without_keys()),
             KeySource::Uri(uri) => {
                 may_contact(&uri.value, &uri.at)?;
-                let fetch = fetch_from(fetcher, uri.value.clone());
+                let fetch = fetch_from(fetcher, uri.value.clone(), parse_of(document));
                 Ok(Prepared::Remote(Box::new(document.clone()), fetch))
             }
             KeySource::Discovery => {
@@ -184,7 +184,7 @@ impl IssuerPool {
         let saved = self.saved(&document);
         if let Some(saved) = &saved {
             // Before the first check, and before the source is asked.
-            match saved.load(KeySet::parse, self.clock.now()) {
+            match saved.load(parse_of(&document), self.clock.now()) {
                 Ok(Some((set, seen))) => store.restore(set, seen),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(
@@ -228,10 +228,18 @@ impl IssuerPool {
     }
 }
 
-fn fetch_from(fetcher: Fetcher, uri: String) -> Fetch {
+/// Returns what reads the keys of an issuer, as where they are from has them.
+fn parse_of(document: &IssuerDocument) -> Parse {
+    match document.profile {
+        Profile::Rfc9068 | Profile::Jwt => KeySet::parse,
+        Profile::JwtSvid => KeySet::of_jwt_svids,
+    }
+}
+
+fn fetch_from(fetcher: Fetcher, uri: String, parse: Parse) -> Fetch {
     Box::new(move || {
         let (fetcher, uri) = (fetcher.clone(), uri.clone());
-        Box::pin(async move { discovery::fetch_key_set(&fetcher, &uri).await })
+        Box::pin(async move { discovery::fetch_key_set(&fetcher, &uri, parse).await })
     })
 }
 

@@ -13,14 +13,11 @@ use serde_json::{Value, json};
 use crate::{
     clock::UnixTime,
     json,
-    trust::jwks::{self, KeySet, KeySetError},
+    trust::jwks::{self, KeySet, KeySetError, Parse},
 };
 
 /// A key set in a JSON text, where each octet may take two (`\"`), and what stands beside it.
 const MAX_FILE_BYTES: usize = 2 * jwks::MAX_BYTES + (16 << 10);
-
-/// Reads a key set, as where it came from has it.
-pub(super) type Parse = fn(&[u8]) -> Result<KeySet, KeySetError>;
 
 /// Why keys that were saved are not used.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +175,7 @@ mod tests {
             format!("{}{}", " ".repeat(MAX_FILE_BYTES), good),
         ] {
             fs::write(&saved.path, &broken).unwrap();
-            assert!(saved.load(KeySet::parse, NOW).is_err(), "{:.200}", broken);
+            assert!(saved.load(KeySet::parse, NOW).is_err(), "{broken:.200}");
         }
         fs::write(&saved.path, good).unwrap();
         assert!(saved.load(KeySet::parse, NOW).unwrap().is_some());

@@ -107,6 +107,27 @@ impl Mint {
         json!({"keys": [self.ec_jwk(), ed]}).to_string()
     }
 
+    /// The bundle of the trust domain: the same keys for JWT-SVIDs, and others that are not for them.
+    pub(crate) fn bundle(&self) -> String {
+        let with = |usage: Option<&str>, kid: Option<&str>| {
+            let mut jwk = self.ec_jwk();
+            jwk["use"] = json!(usage);
+            jwk["kid"] = json!(kid);
+            jwk.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            jwk
+        };
+        let ed = URL_SAFE_NO_PAD.encode(self.ed.public_key().as_ref());
+        let ed = json!({"kty": "OKP", "crv": "Ed25519", "use": "jwt-svid", "kid": "ed", "x": ed});
+        let keys = [
+            with(Some("x509-svid"), Some("x509")),
+            with(Some("jwt-svid"), Some("ec")),
+            with(None, Some("any")),
+            with(Some("jwt-svid"), None),
+            ed,
+        ];
+        json!({"spiffe_sequence": 7, "spiffe_refresh_hint": 300, "keys": keys}).to_string()
+    }
+
     pub(crate) fn token(&self, spec: &Token) -> String {
         let (algorithm, key) = match spec.signed {
             Signed::HmacOfPem | Signed::HmacOfJwk => ("HS256", "ec"),

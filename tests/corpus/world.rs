@@ -354,7 +354,7 @@ fn write_policies(
     for entry in fs::read_dir(folder().join("world/policies")).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name();
-        let cannot_hold = (["certificates.yaml", "opaque.yaml"]
+        let cannot_hold = (["certificates.yaml", "opaque.yaml", "svids.yaml"]
             .contains(&&*name.to_string_lossy())
             && setup.evidence == ["principal"])
             || (name == "tcp.yaml" && setup.evidence == ["xfcc"]);
@@ -367,6 +367,7 @@ fn write_policies(
         fs::write(policies.join(entry.file_name()), text).unwrap();
     }
     fs::write(policies.join("keys.json"), mint.jwks()).unwrap();
+    fs::write(policies.join("bundle.json"), mint.bundle()).unwrap();
     let trust = format!(
         "apiVersion: symbolon/v1\nkind: PeerTrust\nmetadata: {{name: mesh}}\nspec: {{evidence: [{}]}}\n",
         setup.evidence.join(", ")

@@ -8,7 +8,7 @@ use crate::{
     evidence::PeerSources,
     identity::SpiffeId,
     policy::{
-        document::{Documents, PeerTrustDocument, Text, TrustDomainDocument, Unnamed},
+        document::{Documents, PeerTrustDocument, Profile, Text, TrustDomainDocument, Unnamed},
         yaml::{Node, Value},
     },
 };
@@ -260,11 +260,11 @@ impl<'t> Decoding<'t> {
             }
             "TrustDomain" => {
                 documents.unnamed.trust_domains |= is_unnamed;
-                documents.trust_domains.extend(
-                    names.map(|value| TrustDomainDocument {
-                        name: Spanned { value, at: at.clone() },
-                    }),
-                );
+                documents.trust_domains.extend(names.map(|value| TrustDomainDocument {
+                    name: Spanned { value, at: at.clone() },
+                    bundle: None,
+                    broken: true,
+                }));
             }
             "PeerTrust" => {
                 self.salvaged_peer_trust |= documents.peer_trust.is_none();
@@ -323,17 +323,50 @@ impl<'t> Decoding<'t> {
     }
 
     fn trust_domain(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) -> Decoded<()> {
-        if let Some(spec) = fields.get("spec")
-            && let Ok(mut spec) = self.decoder.map(spec)
-        {
-            for key in ["bundle", "spiffeBundle", "workloadApi", "verify", "crl"] {
-                spec.not_enforced(&mut self.decoder, key);
-            }
-            spec.finish(&mut self.decoder);
-        }
+        let files = self.files;
+        let bundle = fields.optional(&mut self.decoder, "spec", |decoder, node| {
+            issuer::trust_domain_bundle(decoder, node, files)
+        });
         self.documents.unnamed.trust_domains |= name.is_err();
-        self.documents.trust_domains.push(TrustDomainDocument { name: name? });
+        let broken = bundle.is_err();
+        let bundle = bundle.ok().flatten().flatten();
+        self.documents.trust_domains.push(TrustDomainDocument { name: name?, bundle, broken });
         Ok(())
+    }
+
+    /// Gives the issuers of JWT-SVIDs the bundle of their trust domain. Call it when all documents are read.
+    pub fn resolve_trust_domains(&mut self) {
+        let Documents { trust_domains, issuers, unnamed, .. } = &mut self.documents;
+        for issuer in issuers.iter_mut().filter(|issuer| issuer.profile == Profile::JwtSvid) {
+            let of = issuer.issuer.value.strip_prefix("spiffe://").unwrap_or_default();
+            let declared = trust_domains.iter().find(|domain| domain.name.value == of);
+            let mistake = match declared {
+                Some(TrustDomainDocument { bundle: Some(bundle), .. }) => {
+                    issuer.keys = bundle.clone();
+                    continue;
+                }
+                Some(TrustDomainDocument { broken: true, .. }) => continue,
+                Some(_) => Diagnostic::new(
+                    &issuer.issuer.at,
+                    format!("the TrustDomain `{of}` has no `spiffeBundle`, where the keys of its JWT-SVIDs are"),
+                )
+                .help("add `spiffeBundle: {url: …}` or `spiffeBundle: {file: …}`, and `verify: never`, to its `spec`"),
+                None if unnamed.trust_domains => continue,
+                None => {
+                    let known: Vec<&str> =
+                        trust_domains.iter().map(|domain| &*domain.name.value).collect();
+                    let mistake = Diagnostic::new(
+                        &issuer.issuer.at,
+                        format!("no TrustDomain `{of}` is declared"),
+                    );
+                    match text::nearest(of, &known) {
+                        Some(near) => mistake.help(format!("did you mean `{near}`?")),
+                        None => mistake.help("add a document of kind TrustDomain with its `spiffeBundle`"),
+                    }
+                }
+            };
+            self.decoder.report(mistake);
+        }
     }
 
     fn peer_trust(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) {

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use super::{Decoded, Decoder, text};
+use super::{Decoded, Decoder, Fields, text};
 use crate::{
-    diagnostic::{Diagnostic, Spanned},
+    diagnostic::{At, Diagnostic, Spanned},
     policy::{
         document::{
             ABSENT_TYPE, ClientAuthentication, IntrospectedTokens, IntrospectionDocument,
@@ -150,29 +150,31 @@ impl Spec {
 type Files = BTreeMap<Arc<str>, Vec<u8>>;
 
 pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<Spec> {
-    const PROFILES: [(&str, Profile); 2] = [("rfc9068", Profile::Rfc9068), ("jwt", Profile::Jwt)];
+    const PROFILES: [(&str, Profile); 3] =
+        [("rfc9068", Profile::Rfc9068), ("jwt", Profile::Jwt), ("jwt-svid", Profile::JwtSvid)];
     const GRAMMARS: [(&str, ScopeGrammar); 2] =
         [("exact", ScopeGrammar::Exact), ("smart-on-fhir", ScopeGrammar::SmartOnFhir)];
     let day = Duration::from_secs(24 * 60 * 60);
     let mut fields = decoder.map(node)?;
-    let issuer = fields.required(decoder, "issuer", |decoder, node| url(decoder, node, false));
-    let introspection = fields.optional(decoder, "introspection", introspection);
-    let keys = if fields.get("keys").is_none() && !matches!(introspection, Ok(None)) {
-        // Nothing of it is believed as a JWT then.
-        Ok(KeySource::None)
-    } else {
-        fields.required(decoder, "keys", |decoder, node| keys(decoder, node, files))
-    };
+    let profile =
+        fields.optional(decoder, "profile", |decoder, node| decoder.word(node, &PROFILES));
+    let is_svid = matches!(profile, Ok(Some(Profile::JwtSvid)));
+    let source =
+        if is_svid { svids(decoder, &mut fields) } else { own(decoder, &mut fields, files) };
     let audiences = fields.required(decoder, "audiences", Decoder::texts);
-    let algorithms =
-        fields.optional(decoder, "algorithms", |decoder, node| decoder.list(node, algorithm));
-    let types = fields.optional(decoder, "types", |decoder, node| decoder.list(node, token_type));
+    let algorithms = fields.optional(decoder, "algorithms", |decoder, node| {
+        decoder.list(node, |decoder, node| match algorithm(decoder, node)? {
+            // JWT-SVID §2.1.
+            Algorithm::EdDSA if is_svid => {
+                Err(decoder.wrong(&node.at, "a JWT-SVID is never signed with `EdDSA`"))
+            }
+            algorithm => Ok(algorithm),
+        })
+    });
     let max_lifetime = fields
         .optional(decoder, "maxLifetime", |decoder, node| decoder.duration(node, &MAX_LIFETIME));
     let leeway =
         fields.optional(decoder, "leeway", |decoder, node| decoder.duration(node, &LEEWAY));
-    let profile =
-        fields.optional(decoder, "profile", |decoder, node| decoder.word(node, &PROFILES));
     let require_claims = fields.optional(decoder, "requireClaims", claims);
     let max_key_age =
         fields.optional(decoder, "maxKeyAge", |decoder, node| decoder.duration(node, &MAX_KEY_AGE));
@@ -180,33 +182,26 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
     let scope_grammar =
         fields.optional(decoder, "scopeGrammar", |decoder, node| decoder.word(node, &GRAMMARS));
     fields.finish(decoder);
-    if let (Ok(issuer), Ok(required)) = (&issuer, &require_claims) {
+    if let (Ok(Source { issuer, .. }), Ok(required)) = (&source, &require_claims) {
         serves_few(decoder, issuer, required.as_deref().unwrap_or_default());
     }
-    let (profile, types) = (profile?.unwrap_or_default(), types?);
-    if profile == Profile::Rfc9068
-        && types.iter().flatten().any(|allowed| allowed == ABSENT_TYPE)
-        && let Ok(issuer) = &issuer
-    {
+    let (profile, Source { issuer, keys, types, introspection }) =
+        (profile?.unwrap_or_default(), source?);
+    if profile == Profile::Rfc9068 && types.iter().any(|allowed| allowed == ABSENT_TYPE) {
         let message = "`types: [absent]` is for tokens that are no RFC 9068 tokens";
         decoder.report(Diagnostic::new(&issuer.at, message).help("add `profile: jwt`"));
     }
-    let (keys, introspection) = (keys?, introspection?);
-    if let (KeySource::None, Some(IntrospectionDocument { tokens, uri, .. })) =
-        (&keys, &introspection)
-        && *tokens == IntrospectedTokens::All
-    {
-        let message = "`tokens: all` is for JWTs too, which need `keys`";
-        return Err(decoder
-            .report(Diagnostic::new(&uri.at, message).help("give `keys`, or leave `tokens` out")));
-    }
     Ok(Spec {
-        issuer: issuer?,
+        issuer,
         keys,
         audiences: audiences?,
-        algorithms: algorithms?
-            .unwrap_or_else(|| vec![Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256]),
-        types: types.unwrap_or_else(|| vec!["at+jwt".to_owned()]),
+        algorithms: algorithms?.unwrap_or_else(|| match profile {
+            Profile::Rfc9068 | Profile::Jwt => {
+                vec![Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256]
+            }
+            Profile::JwtSvid => SVID_ALGORITHMS.to_vec(),
+        }),
+        types,
         max_lifetime: max_lifetime?.unwrap_or(day),
         leeway: leeway?.unwrap_or(Duration::from_secs(30)),
         profile,
@@ -216,6 +211,123 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
         scope_grammar: scope_grammar?.unwrap_or_default(),
         introspection,
     })
+}
+
+/// Whose tokens they are, and how they are verified.
+struct Source {
+    issuer: Text,
+    keys: KeySource,
+    types: Vec<String>,
+    introspection: Option<IntrospectionDocument>,
+}
+
+/// An issuer that has an identifier and keys of its own.
+fn own(decoder: &mut Decoder, fields: &mut Fields<'_>, files: &Files) -> Decoded<Source> {
+    let issuer = fields.required(decoder, "issuer", |decoder, node| url(decoder, node, false));
+    let introspection = fields.optional(decoder, "introspection", introspection);
+    let keys = if fields.get("keys").is_none() && !matches!(introspection, Ok(None)) {
+        // Nothing of it is believed as a JWT then.
+        Ok(KeySource::None)
+    } else {
+        fields.required(decoder, "keys", |decoder, node| keys(decoder, node, files))
+    };
+    let types = fields.optional(decoder, "types", |decoder, node| decoder.list(node, token_type));
+    let of_svids = fields.optional(decoder, "trustDomain", |decoder, node| {
+        let message = "`trustDomain` is for issuers with `profile: jwt-svid`";
+        Err::<(), _>(decoder.wrong(&node.at, message))
+    });
+    let (keys, introspection) = (keys?, introspection?);
+    if let (KeySource::None, Some(IntrospectionDocument { tokens, uri, .. })) =
+        (&keys, &introspection)
+        && *tokens == IntrospectedTokens::All
+    {
+        let message = "`tokens: all` is for JWTs too, which need `keys`";
+        return Err(decoder
+            .report(Diagnostic::new(&uri.at, message).help("give `keys`, or leave `tokens` out")));
+    }
+    of_svids?;
+    let types = types?.unwrap_or_else(|| vec!["at+jwt".to_owned()]);
+    Ok(Source { issuer: issuer?, keys, types, introspection })
+}
+
+/// JWT-SVID §2.1. An RSA key without `alg`, as in SPIRE's bundles, is used with the first of RSA's: RS256, as SPIRE
+/// signs.
+const SVID_ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::ES512,
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+
+/// JWT-SVID §2.3.
+const SVID_TYPES: [&str; 3] = [ABSENT_TYPE, "jwt", "jose"];
+
+/// The JWT-SVIDs of a trust domain, whose bundle has the keys.
+fn svids(decoder: &mut Decoder, fields: &mut Fields<'_>) -> Decoded<Source> {
+    let mut others = Ok(());
+    for key in ["issuer", "keys", "types", "introspection"] {
+        if let Some(node) = fields.get(key) {
+            let message = format!("`{key}` has no meaning with `profile: jwt-svid`");
+            others = Err(decoder.report(
+                Diagnostic::new(&node.at, message).help("`trustDomain` says whose they are"),
+            ));
+        }
+    }
+    let domain = fields.required(decoder, "trustDomain", Decoder::text)?;
+    others?;
+    let issuer = Spanned { value: format!("spiffe://{}", domain.value), at: domain.at };
+    // The keys are put in when the trust domain is known.
+    Ok(Source {
+        issuer,
+        keys: KeySource::None,
+        types: SVID_TYPES.map(str::to_owned).to_vec(),
+        introspection: None,
+    })
+}
+
+/// Reads `TrustDomain.spec`: where the keys of its JWT-SVIDs are.
+pub(super) fn trust_domain_bundle(
+    decoder: &mut Decoder,
+    node: &Node,
+    files: &Files,
+) -> Decoded<Option<KeySource>> {
+    let mut fields = decoder.map(node)?;
+    let bundle = fields.optional(decoder, "spiffeBundle", |decoder, node| {
+        let mut fields = decoder.map(node)?;
+        let uri = fields
+            .optional(decoder, "url", |decoder, node| url(decoder, node, true).map(KeySource::Uri));
+        let file = fields
+            .optional(decoder, "file", |decoder, node| key_file(decoder, node, files, check_json));
+        let at = fields.at();
+        fields.finish(decoder);
+        one_of(decoder, at, [uri?, file?], "`url` and `file`")
+    });
+    if matches!(bundle, Ok(None)) {
+        fields.not_enforced(decoder, "verify");
+    } else {
+        // To verify is what the format does with a bundle unless told otherwise.
+        let place = match fields.get("verify") {
+            Some(node) if node.as_text() == Some("never") => None,
+            Some(node) => Some(&node.at),
+            None => Some(fields.at()),
+        };
+        if let Some(at) = place {
+            let message = "beside `spiffeBundle` this version has `verify: never` alone";
+            return Err(decoder.report(Diagnostic::new(at, message).help(
+                "write `verify: never`: the bundle's keys are for JWT-SVIDs, and certificate chains are verified by Envoy",
+            )));
+        }
+    }
+    for key in ["bundle", "workloadApi", "crl"] {
+        fields.not_enforced(decoder, key);
+    }
+    fields.finish(decoder);
+    bundle
 }
 
 /// Reports an issuer that serves the whole world and is not narrowed to anybody.
@@ -378,23 +490,36 @@ fn keys(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<KeySource>
     });
     let uri = fields
         .optional(decoder, "jwksUri", |decoder, node| url(decoder, node, true).map(KeySource::Uri));
-    let file = fields.optional(decoder, "jwksFile", |decoder, node| key_file(decoder, node, files));
+    let file = fields
+        .optional(decoder, "jwksFile", |decoder, node| key_file(decoder, node, files, check_keys));
     let at = fields.at();
     fields.finish(decoder);
-    let mut sources = [discovery?, uri?, file?].into_iter().flatten();
+    one_of(decoder, at, [discovery?, uri?, file?], "`discovery`, `jwksUri` and `jwksFile`")
+}
+
+fn one_of<const N: usize>(
+    decoder: &mut Decoder,
+    at: &At,
+    sources: [Option<KeySource>; N],
+    names: &str,
+) -> Decoded<KeySource> {
+    let mut sources = sources.into_iter().flatten();
     match (sources.next(), sources.next()) {
         (Some(source), None) => Ok(source),
         (first, _) => {
             let found = if first.is_some() { "several" } else { "none" };
-            let message =
-                format!("expected one of `discovery`, `jwksUri` and `jwksFile`, found {found}");
-            Err(decoder.wrong(at, message))
+            Err(decoder.wrong(at, format!("expected one of {names}, found {found}")))
         }
     }
 }
 
 /// Reads the file that a document names. Its content is in no message.
-fn key_file(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<KeySource> {
+fn key_file(
+    decoder: &mut Decoder,
+    node: &Node,
+    files: &Files,
+    check: fn(&[u8]) -> Result<(), String>,
+) -> Decoded<KeySource> {
     let path = decoder.text(node)?;
     let Some(full) = resolve(&node.at.file, &path.value) else {
         return Err(decoder.report(
@@ -408,8 +533,7 @@ fn key_file(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<KeySou
                 .help("the name is relative to the folder of this document"),
         ));
     };
-    check_keys(content)
-        .map_err(|problem| decoder.wrong(&node.at, format!("`{full}` {problem}")))?;
+    check(content).map_err(|problem| decoder.wrong(&node.at, format!("`{full}` {problem}")))?;
     Ok(KeySource::File {
         path: Spanned { value: path.value, at: path.at },
         content: content.clone(),
@@ -418,17 +542,26 @@ fn key_file(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded<KeySou
 
 /// Checks the outer shape of a key set (RFC 7517 §5). It does not check that a key can be used.
 fn check_keys(content: &[u8]) -> Result<(), String> {
-    if content.len() > MAX_KEY_FILE_BYTES {
-        return Err(format!("has more than {MAX_KEY_FILE_BYTES} bytes"));
-    }
-    let set: serde_json::Value = serde_json::from_slice(content).map_err(|error| {
-        format!("is not JSON: wrong at line {}, column {}", error.line(), error.column())
-    })?;
+    let set = json(content)?;
     match set.get("keys").and_then(serde_json::Value::as_array) {
         None => Err("is no JWK Set: it has no list `keys`".to_owned()),
         Some(keys) if keys.is_empty() => Err("is a JWK Set without keys".to_owned()),
         Some(_) => Ok(()),
     }
+}
+
+/// Checks that it is JSON. What a bundle has to be is checked where its keys are read; one without keys is one.
+fn check_json(content: &[u8]) -> Result<(), String> {
+    json(content).map(drop)
+}
+
+fn json(content: &[u8]) -> Result<serde_json::Value, String> {
+    if content.len() > MAX_KEY_FILE_BYTES {
+        return Err(format!("has more than {MAX_KEY_FILE_BYTES} bytes"));
+    }
+    serde_json::from_slice(content).map_err(|error| {
+        format!("is not JSON: wrong at line {}, column {}", error.line(), error.column())
+    })
 }
 
 /// Returns the path within the directory of what the document in `file` names, or `None` where that is

@@ -119,7 +119,7 @@ const WRONG_ISSUERS: &[Case] = &[
     ("  keys:", "  leeway: 30\n  keys:", 6, 11, "spec.leeway", "expected a duration such as `30s`, found a number"),
     ("  keys:", "  maxLifetime: soon\n  keys:", 6, 16, "spec.maxLifetime", "`soon` is no duration"),
     ("  keys:", "  maxLifetime: 0s\n  keys:", 6, 16, "spec.maxLifetime", "expected a duration from 1s to 720h"),
-    ("  keys:", "  profile: rfc9069\n  keys:", 6, 12, "spec.profile", "expected `rfc9068` or `jwt`, found `rfc9069`"),
+    ("  keys:", "  profile: rfc9069\n  keys:", 6, 12, "spec.profile", "expected `rfc9068`, `jwt` or `jwt-svid`, found `rfc9069`"),
     ("  keys:", "  requireClaims: {tenant: }\n  keys:", 6, 19, "spec.requireClaims.tenant", "expected the value that the claim must have: a text, a whole number, `true` or `false`"),
     ("  keys:", "  scopeClaims: []\n  keys:", 6, 16, "spec.scopeClaims", "an empty list"),
     ("  keys:", "  scopeClaims: scp\n  keys:", 6, 16, "spec.scopeClaims", "expected a list, found a text"),
@@ -396,7 +396,6 @@ fn what_is_not_enforced_is_refused_by_name() {
 fn trust_that_is_not_enforced_is_refused_by_name() {
     for (kind, key) in [
         ("TrustDomain", "bundle"),
-        ("TrustDomain", "spiffeBundle"),
         ("TrustDomain", "workloadApi"),
         ("TrustDomain", "verify"),
         ("TrustDomain", "crl"),

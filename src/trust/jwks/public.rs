@@ -33,7 +33,7 @@ impl PublicKey {
     pub fn read(jwk: &Value, algorithm: Algorithm) -> Result<Self, KeyError> {
         let Value::Object(jwk) = jwk else { return Err(KeyError::NotAnObject) };
         let kty = public_type(jwk)?;
-        check_use(jwk)?;
+        check_use(jwk, "sig")?;
         if jwk.get("alg").is_some_and(|alg| declared(alg) != Some(algorithm)) {
             return Err(KeyError::Algorithm);
         }

@@ -247,3 +247,73 @@ proptest::proptest! {
         drop(KeySet::parse(&text));
     }
 }
+
+fn bundle(keys: &[Value]) -> Value {
+    json!({"keys": keys, "spiffe_sequence": 1, "spiffe_refresh_hint": 60})
+}
+
+fn svid_key(kid: &str) -> Value {
+    with(with(Signer::es256("k").jwk(), "kid", json!(kid)), "use", json!("jwt-svid"))
+}
+
+fn svids(bundle: &Value) -> KeySet {
+    KeySet::of_jwt_svids(bundle.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn of_a_bundle_the_keys_for_jwt_svids_count_each_by_its_kid() {
+    let rsa = with(with(rfc7638(), "use", json!("jwt-svid")), "kid", json!("rsa"));
+    let set = svids(&bundle(&[svid_key("a"), svid_key("b"), rsa]));
+    assert_eq!((set.count(), set.skipped().len()), (3, 0));
+    assert!(matches!(set.find(Some("b"), Algorithm::ES256, &[Algorithm::ES256]), Found::Key(_)));
+    // SPIRE's keys have no `alg`.
+    let allowed = [Algorithm::RS256, Algorithm::PS256];
+    assert!(matches!(set.find(Some("rsa"), Algorithm::RS256, &allowed), Found::Key(_)));
+}
+
+#[test]
+fn what_a_bundle_has_for_others_is_ignored_and_what_is_wrong_is_named() {
+    let other_use = |usage: Value| with(svid_key("a"), "use", usage);
+    let ignored = [
+        other_use(json!("x509-svid")),
+        other_use(json!("sig")),
+        other_use(json!("JWT-SVID")),
+        other_use(json!(["jwt-svid"])),
+        other_use(json!(null)),
+        with(svid_key("a"), "kty", json!("oct")),
+        with(svid_key("a"), "kty", json!("OKP")),
+        with(svid_key("a"), "kty", json!("future")),
+        json!("not an object"),
+        json!({}),
+    ];
+    let set = svids(&bundle(&ignored));
+    assert_eq!((set.count(), set.skipped()), (0, &[][..]));
+
+    let mut nameless = svid_key("a");
+    nameless.as_object_mut().unwrap().remove("kid");
+    let wrong = [
+        nameless,
+        with(svid_key("b"), "crv", json!("P-255")),
+        with(svid_key("c"), "d", json!("AA")),
+    ];
+    let set = svids(&bundle(&wrong));
+    let why: Vec<_> = set.skipped().iter().map(|skipped| skipped.why).collect();
+    assert_eq!((set.count(), why), (0, vec![KeyError::Curve, KeyError::Private, KeyError::Id]));
+}
+
+#[test]
+fn a_bundle_without_keys_is_one_and_a_malformed_one_is_none() {
+    assert_eq!(svids(&bundle(&[])).count(), 0);
+    let refused = |text: String| KeySet::of_jwt_svids(text.as_bytes()).map(drop).unwrap_err();
+    for text in ["", "[]", "{}", "{\"keys\":{}}", "{\"keys\":[],\"keys\":[]}"] {
+        assert_eq!(refused(text.to_owned()), KeySetError::Malformed, "{text}");
+    }
+    for number in [json!(-1), json!("1"), json!(1.5), json!(null)] {
+        for name in ["spiffe_sequence", "spiffe_refresh_hint"] {
+            let text = with(bundle(&[svid_key("a")]), name, number.clone()).to_string();
+            assert_eq!(refused(text), KeySetError::Hint, "{name} {number}");
+        }
+    }
+    let many: Vec<_> = (0..=MAX_KEYS).map(|_| json!({})).collect();
+    assert_eq!(refused(bundle(&many).to_string()), KeySetError::TooManyKeys);
+}

@@ -5,7 +5,7 @@ use std::{collections::HashMap, convert::Infallible, net::SocketAddr};
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -292,6 +292,45 @@ async fn every_mistake_is_reported_at_once_and_changes_nothing() {
     );
     assert_eq!(mistakes[1].at.line, 3);
     assert_eq!(pool.status().len(), 1);
+}
+
+#[tokio::test]
+async fn an_empty_bundle_takes_the_keys_away_and_a_malformed_one_does_not() {
+    let (site, signer) = (Site::default(), Signer::es256("k1"));
+    let put = |keys: &[Value]| site.put("/bundle", json!({"keys": keys}).to_string());
+    let mut key = signer.jwk();
+    key["use"] = json!("jwt-svid");
+    put(&[key]);
+    let document = IssuerDocument {
+        issuer: text("spiffe://prod.example"),
+        profile: Profile::JwtSvid,
+        types: vec!["absent".to_owned()],
+        ..at_uri(&format!("http://{}/bundle", site.serve().await))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let pool = process(folder.path(), 0);
+        let issuer = pool.reconcile(std::slice::from_ref(&document)).unwrap().remove(0);
+        (pool, issuer)
+    };
+    let token = {
+        let header = json!({"alg": "ES256", "kid": "k1"});
+        let mut claims = claims_with("sub", Some(json!("spiffe://prod.example/ns/shop/sa/web")));
+        claims.as_object_mut().unwrap().remove("iss");
+        signer.sign_with(&header, &claims)
+    };
+    let (_pool, issuer) = start();
+    assert_eq!(check(&issuer, &token).await, Ok(()));
+    until(|| folder.path().join("corp.keys.json").exists()).await;
+    site.put("/bundle", "<html>");
+    let (pool, issuer) = start();
+    until(|| pool.status()[0].last_error.is_some()).await;
+    assert_eq!(check(&issuer, &token).await, Ok(()));
+    put(&[]);
+    let (pool, issuer) = start();
+    until(|| !pool.status()[0].restored).await;
+    assert_eq!((pool.status()[0].keys, pool.status()[0].last_error.clone()), (0, None));
+    assert_eq!(check(&issuer, &token).await, Err(Reason::TokenKeyUnknown));
 }
 
 /// A process that keeps its keys in `folder`, at `seconds` after [`NOW`].
