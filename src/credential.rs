@@ -10,6 +10,7 @@ pub mod peer;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod token;
+pub mod workload;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use crate::{
         dpop::{Call, ProofVerifier, VerifiedProof},
         introspection::{IntrospectedError, Presented},
         token::{Jws, TokenError},
+        workload::ProvenWorkload,
     },
     evidence::{
         Evidence,
@@ -55,6 +57,8 @@ pub enum Proof<T> {
 pub struct Principal<'e> {
     /// The workload whose certificate the call is made with.
     pub peer: Proof<Peer<'e>>,
+    /// What the caller's workload identity token tells, where a rule asks for one.
+    pub workload: Proof<ProvenWorkload>,
     /// The access token with its binding.
     pub token: Proof<BoundToken>,
     /// The claims of a token whose signature held although the token as a whole did not: for the record only.
@@ -134,13 +138,37 @@ pub struct Verifier<'v> {
 }
 
 impl Verifier<'_> {
-    /// Verifies the peer, which is always judged: which rules ask further depends on it.
-    #[must_use]
-    pub fn peer<'e>(&self, evidence: &'e Evidence<'e>) -> Proof<Peer<'e>> {
-        peer::verify(evidence.peer.as_ref(), self.trust, self.now)
+    /// Verifies who calls: the peer, which is always judged, and where a rule `asks_workload` what the workload
+    /// tells of itself. Which rules ask further depends on it.
+    ///
+    /// # Errors
+    /// The refetch of keys to wait for before asking again with [`Waited::refetched`].
+    pub fn callers<'e>(
+        &self,
+        evidence: &'e Evidence<'e>,
+        asks_workload: bool,
+        waited: Waited<'_>,
+    ) -> Result<Principal<'e>, Refetch> {
+        let peer = peer::verify(evidence.peer.as_ref(), self.trust, self.now);
+        let workload = if asks_workload {
+            match self.proofs.workload(evidence, &self.trust.workloads, self.now) {
+                Ok(Some(workload)) => Proof::Proven(workload),
+                Ok(None) => Proof::Absent,
+                Err(workload::Refusal::Final(error)) => Proof::Unproven(error.into()),
+                Err(workload::Refusal::KeyMissing(error, issuer)) => {
+                    match if waited.refetched { None } else { issuer.refetch() } {
+                        Some(refetch) => return Err(refetch),
+                        None => Proof::Unproven(error.into()),
+                    }
+                }
+            }
+        } else {
+            Proof::Absent
+        };
+        Ok(Principal { peer, workload, token: Proof::Absent, refused_token: None })
     }
 
-    /// Verifies what the candidate rules need besides the `peer`. Synchronous; takes no lock that is held
+    /// Verifies what the candidate rules need besides who calls. Synchronous; takes no lock that is held
     /// across an await.
     ///
     /// The token is judged only where `needs` says so. After a refetch a key that is missing is unknown for
@@ -152,11 +180,10 @@ impl Verifier<'_> {
     pub fn verify<'e>(
         &self,
         evidence: &'e Evidence<'e>,
-        peer: Proof<Peer<'e>>,
+        mut principal: Principal<'e>,
         needs: Needs<'_>,
         waited: Waited<'_>,
     ) -> Verified<'e> {
-        let mut principal = Principal { peer, token: Proof::Absent, refused_token: None };
         if !needs.token {
             return Verified::Settled(principal);
         }

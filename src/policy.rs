@@ -30,8 +30,6 @@ pub use step_up::StepUp;
 /// What the candidate rules need to have verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs<'s> {
-    /// The peer.
-    pub peer: bool,
     /// The access token with its binding.
     pub token: bool,
     /// The Issuer, by name, that is asked about a token that is no JWT: such a one names none itself. `None`

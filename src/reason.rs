@@ -170,6 +170,49 @@ reasons! {
     /// The peer is verified and the rule does not name it.
     PeerNotAllowed = "peer_not_allowed", Peer, Forbidden;
 
+    /// The rule asks for a workload identity token and none was presented.
+    WitAbsent = "wit_absent", Peer, Forbidden;
+    /// What was presented as a workload identity token is not one compact JWS with the claims it must have.
+    WitMalformed = "wit_malformed", Peer, BadRequest;
+    /// The workload identity token's `typ` is not `wit+jwt`.
+    WitType = "wit_type", Peer, BadRequest;
+    /// The workload identity token's `alg` is `none`, symmetric or not accepted.
+    WitAlgorithm = "wit_algorithm", Peer, BadRequest;
+    /// The workload identity token's `sub` is no workload of a trust domain that rules name and that has a bundle.
+    WitTrustDomainUnknown = "wit_trust_domain_unknown", Peer, BadRequest;
+    /// No key of the trust domain's bundle fits the workload identity token.
+    WitKeyUnknown = "wit_key_unknown", Peer, BadRequest;
+    /// The bundle of the workload's trust domain could not be fetched, or is older than allowed.
+    WitKeysUnavailable = "wit_keys_unavailable", Peer, Unavailable;
+    /// The workload identity token's signature does not verify.
+    WitSignature = "wit_signature", Peer, BadRequest;
+    /// The workload identity token has expired, or is not valid yet.
+    WitTime = "wit_time", Peer, BadRequest;
+    /// The workload identity token's `cnf.jwk` is missing, private, weak, or has no `alg` that can be used.
+    WitConfirmation = "wit_confirmation", Peer, BadRequest;
+    /// The workload identity token came without a proof.
+    WptMissing = "wpt_missing", Peer, BadRequest;
+    /// What was presented as a workload proof is not one compact JWS with the claims it must have.
+    WptMalformed = "wpt_malformed", Peer, BadRequest;
+    /// The workload proof's `typ` is not `wpt+jwt`.
+    WptType = "wpt_type", Peer, BadRequest;
+    /// The workload proof's `alg` is not that of the token's key.
+    WptAlgorithm = "wpt_algorithm", Peer, BadRequest;
+    /// The workload proof's signature is not by the token's key.
+    WptSignature = "wpt_signature", Peer, BadRequest;
+    /// The workload proof's `aud` is not the service's origin and the request's path.
+    WptAudience = "wpt_audience", Peer, BadRequest;
+    /// The workload proof has expired, or would be good for too long.
+    WptTime = "wpt_time", Peer, BadRequest;
+    /// The workload proof is not for this workload identity token and access token, or for others as well.
+    WptTokens = "wpt_tokens", Peer, BadRequest;
+    /// The workload proof was used before.
+    WptReplayed = "wpt_replayed", Peer, BadRequest;
+    /// The workload proof may have been used before the store of used proofs began, which does not know.
+    WptBeforeStart = "wpt_before_start", Peer, BadRequest;
+    /// The workload has proven its identity and the rule does not name it.
+    WorkloadNotAllowed = "workload_not_allowed", Peer, Forbidden;
+
     /// The rule asks for a token and none was presented.
     TokenAbsent = "token_absent", Token, Unauthorized;
     /// More than one credential was presented.

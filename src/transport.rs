@@ -267,10 +267,13 @@ impl<'c> Check<'c> {
         let candidates = snapshot.policies.candidates(&evidence);
         let Context { tokens, proofs, .. } = self.context;
         let verifier = Verifier { trust, tokens, proofs, now };
-        let peer = verifier.peer(&evidence);
-        let needs = candidates.needs(&peer);
         let waited = Waited { refetched, introspected: introspected.as_ref() };
-        let principal = match verifier.verify(&evidence, peer, needs, waited) {
+        let callers = match verifier.callers(&evidence, candidates.asks_workload(), waited) {
+            Ok(callers) => callers,
+            Err(refetch) => return Step::Refetch(refetch),
+        };
+        let needs = candidates.needs(&callers);
+        let principal = match verifier.verify(&evidence, callers, needs, waited) {
             Verified::Settled(principal) => principal,
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
             Verified::Introspects(introspection) => return Step::Introspect(introspection),
@@ -369,6 +372,7 @@ impl<'c> Check<'c> {
             thumbprint: peer.thumbprint,
             verified_by: Some("envoy"),
         });
+        record.workload_identity = facts.workload().map(SpiffeId::as_str);
         record.token = facts.token().map(|(token, binding)| TokenRecord {
             issuer: &token.issuer,
             sub: token.subject.as_deref(),
@@ -387,6 +391,14 @@ impl<'a> Facts<'a> {
     fn peer(&self) -> Option<&'a Peer<'a>> {
         match &self.principal?.peer {
             Proof::Proven(peer) => Some(peer),
+            Proof::Absent | Proof::Unproven(_) => None,
+        }
+    }
+
+    /// Returns the workload that proved its identity beside the peer.
+    fn workload(&self) -> Option<SpiffeId<'a>> {
+        match &self.principal?.workload {
+            Proof::Proven(workload) => workload.spiffe(),
             Proof::Absent | Proof::Unproven(_) => None,
         }
     }

@@ -27,6 +27,8 @@ pub struct Trust {
     pub trust_domains: Vec<Box<str>>,
     /// The declared issuers.
     pub issuers: Issuers,
+    /// The authorities of workload identity tokens: of the trust domains that rules name as such.
+    pub workloads: Issuers,
 }
 
 /// The declared issuers, found by `iss` at a cost flat in their number.

@@ -27,7 +27,7 @@ use self::world::{Asked, Caches, World, proofs};
 const RULES: usize = 100;
 
 /// What checks need: all of it.
-const NEEDS: Needs<'_> = Needs { peer: true, token: true, opaque: None };
+const NEEDS: Needs<'_> = Needs { token: true, opaque: None };
 
 /// A stage: each run takes the next check.
 pub(crate) struct Stage {
@@ -105,8 +105,8 @@ fn token(name: &'static str, world: &World, caches: &Caches) -> anyhow::Result<S
     Ok(Stage::of(name, world, move |asked| {
         let Asked { evidence, .. } = *asked;
         let verifier = Verifier { trust, tokens: &tokens, proofs: &proofs, now };
-        let peer = verifier.peer(evidence);
-        black_box(verifier.verify(evidence, peer, NEEDS, Waited::default()));
+        let Ok(callers) = verifier.callers(evidence, false, Waited::default()) else { return };
+        black_box(verifier.verify(evidence, callers, NEEDS, Waited::default()));
     }))
 }
 

@@ -167,9 +167,11 @@ impl World {
         let proofs = proofs()?;
         let (trust, tokens) = (&self.snapshot.trust, &*self.caches.tokens);
         let verifier = Verifier { trust, tokens, proofs: &proofs, now: self.now() };
-        let peer = verifier.peer(evidence);
-        let needs = candidates.needs(&peer);
-        let outcome = verifier.verify(evidence, peer, needs, Waited::default());
+        let callers = verifier
+            .callers(evidence, candidates.asks_workload(), Waited::default())
+            .map_err(|_refetch| anyhow!("the issuer lacks a key"))?;
+        let needs = candidates.needs(&callers);
+        let outcome = verifier.verify(evidence, callers, needs, Waited::default());
         let Verified::Settled(principal) = outcome else {
             return Err(anyhow!("the issuer lacks a key"));
         };
@@ -202,6 +204,7 @@ fn snapshot(directory: &Path, clock: &SharedClock) -> anyhow::Result<Snapshot> {
         peer_sources: Some(peer_trust.evidence.value),
         trust_domains: domains.map(|domain| domain.name.value.as_str().into()).collect(),
         issuers: issuers.into(),
+        ..Trust::default()
     };
     let generation = Generation {
         number: 1,

@@ -20,7 +20,7 @@ use crate::{
     },
     diagnostic::Diagnostics,
     evidence::certificate::CertificateCache,
-    policy::{load::Loaded, pattern::SpiffePattern},
+    policy::{document::Profile, load::Loaded, pattern::SpiffePattern},
     snapshot::{
         Generation, Snapshot, SnapshotStore,
         reload::{ReloadStatus, Reloader, Reloading, build_with},
@@ -236,10 +236,17 @@ fn snapshot(
     let mut trust_domains: Vec<Box<str>> =
         documents.trust_domains.iter().map(|domain| domain.name.value.as_str().into()).collect();
     trust_domains.sort_unstable();
+    // All of them at once, as what is left out stops to refresh.
+    let all = [&documents.issuers[..], &documents.workload_authorities()].concat();
+    let (workloads, tokens): (Vec<_>, Vec<_>) = issuers
+        .reconcile(&all)?
+        .into_iter()
+        .partition(|issuer| issuer.document.profile == Profile::WitSvid);
     let trust = Trust {
         peer_sources: documents.peer_trust.map(|peer_trust| peer_trust.evidence.value),
         trust_domains,
-        issuers: issuers.reconcile(&documents.issuers)?.into(),
+        issuers: tokens.into(),
+        workloads: workloads.into(),
     };
     Ok(Snapshot { generation, policies, trust })
 }

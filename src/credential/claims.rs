@@ -81,7 +81,8 @@ impl Required {
         match profile {
             Profile::Rfc9068 => Self::Rfc9068,
             Profile::Jwt => Self::Jwt,
-            Profile::JwtSvid => Self::JwtSvid,
+            // No tokens of the latter kind are read as access tokens.
+            Profile::JwtSvid | Profile::WitSvid => Self::JwtSvid,
         }
     }
 }

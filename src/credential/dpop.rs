@@ -18,10 +18,15 @@ pub use self::htu::Origin;
 use self::{
     nonce::Nonces,
     proof::{Claims, Header},
+    replay::{ProofUse, UsedAs},
 };
 use crate::{
-    clock::UnixTime, evidence::authorization::PresentedProof, identity::Thumbprint, reason::Reason,
-    trust::jwks::Algorithm,
+    clock::UnixTime,
+    credential::workload::{self, ProvenWorkload, Terms, WorkloadVerifier},
+    evidence::{Evidence, authorization::PresentedProof},
+    identity::Thumbprint,
+    reason::Reason,
+    trust::{Issuers, jwks::Algorithm},
 };
 
 /// What proofs may be, for the whole process.
@@ -46,6 +51,7 @@ pub struct ProofVerifier {
     /// Headers by their SHA-256: a client's proofs all begin with the same one. Holds only keys that
     /// tokens were bound to, so that a flood of keys made up leaves it as it is.
     headers: Cache<[u8; 32], Arc<Header>>,
+    workloads: WorkloadVerifier,
 }
 
 /// The request that a proof is to be for.
@@ -169,6 +175,7 @@ impl ProofVerifier {
             future: rules.future,
             nonces,
             headers: Cache::new(HEADERS_KEPT),
+            workloads: WorkloadVerifier::new(),
         }
     }
 
@@ -183,6 +190,17 @@ impl ProofVerifier {
     #[must_use]
     pub fn nonces(&self) -> &Nonces {
         &self.nonces
+    }
+
+    /// Verifies the workload identity that a request presents; `None` where it presents none.
+    pub(super) fn workload(
+        &self,
+        evidence: &Evidence<'_>,
+        authorities: &Issuers,
+        now: UnixTime,
+    ) -> Result<Option<ProvenWorkload>, workload::Refusal> {
+        let (leeway, longest) = (self.future, self.past.saturating_add(self.future));
+        self.workloads.verify(evidence, Terms { authorities, now, leeway, longest })
     }
 
     /// Verifies a proof for `call`: RFC 9449 §4.3, steps 1 to 9 and 12, the path of step 9 only.
@@ -211,7 +229,7 @@ impl ProofVerifier {
             Some(header) => (header, false),
             None => (Arc::new(Header::read(parts.header, &self.algorithms)?), true),
         };
-        header.verify(parts)?;
+        parts.verified_by(&header.key)?;
         let claims = Claims::read(parts)?;
         let (origin, path) = self.check_claims(&claims, call, now)?;
         if htu::normal_path(call.path).is_none_or(|own| own != path) {
@@ -288,6 +306,17 @@ impl ProofVerifier {
 }
 
 impl VerifiedProof {
+    /// Returns what is recorded of its use.
+    #[must_use]
+    pub fn as_used(&self) -> ProofUse {
+        ProofUse {
+            id: self.id,
+            created: self.created(),
+            usable_until: self.usable_until,
+            used_as: UsedAs::DpopProof,
+        }
+    }
+
     /// Returns when the proof was made, as far as this server knows: by its nonce if it has one of ours,
     /// else by its own word.
     #[must_use]

@@ -224,8 +224,8 @@ pub(crate) fn verify<'e>(
     waited: Waited<'_>,
 ) -> Verified<'e> {
     let verifier = Verifier { trust, tokens, proofs: &proofs(), now };
-    let peer = verifier.peer(evidence);
-    verifier.verify(evidence, peer, needs, waited)
+    let callers = verifier.callers(evidence, false, waited).unwrap();
+    verifier.verify(evidence, callers, needs, waited)
 }
 
 /// A self-signed certificate with these URI SANs, valid within an hour of [`NOW`].
@@ -258,6 +258,8 @@ pub(crate) fn evidence<'r>(
             host: "payments.example".into(),
             path: Path { canonical: "/".into(), forms: PathForms::default(), raw: None },
             proof: PresentedProof::Absent,
+            workload_token: PresentedProof::Absent,
+            workload_proof: PresentedProof::Absent,
             headers: Headers::default(),
             upgrade: None,
             preflight: false,

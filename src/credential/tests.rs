@@ -14,7 +14,7 @@ use super::{
 };
 use crate::trust::jwks::KeySet;
 
-const NEEDS: Needs<'_> = Needs { peer: true, token: true, opaque: None };
+const NEEDS: Needs<'_> = Needs { token: true, opaque: None };
 
 struct World {
     signer: Signer,

@@ -28,7 +28,8 @@ impl std::fmt::Debug for Credentials<'_> {
     }
 }
 
-/// What the `dpop` header presents (RFC 9449 §4.1). Has no `Debug` that would show it.
+/// What the `dpop` header presents (RFC 9449 §4.1), or another that holds one JWS. Has no `Debug` that would
+/// show it.
 #[derive(Clone, Copy, Default)]
 pub enum PresentedProof<'r> {
     /// There is none.
@@ -55,7 +56,7 @@ impl std::fmt::Debug for PresentedProof<'_> {
 }
 
 impl<'r> PresentedProof<'r> {
-    /// Reads the value of one `dpop` header. Nothing of it is decoded or verified.
+    /// Reads the value of one such header. Nothing of it is decoded or verified.
     #[must_use]
     pub fn read(value: &'r [u8]) -> Self {
         if value.contains(&b',') {

@@ -34,6 +34,10 @@ pub struct HttpRequest<'r> {
     pub credentials: Credentials<'r>,
     /// The DPoP proof presented.
     pub proof: PresentedProof<'r>,
+    /// What `workload-identity-token` presents.
+    pub workload_token: PresentedProof<'r>,
+    /// What `workload-proof-token` presents.
+    pub workload_proof: PresentedProof<'r>,
     /// The names of the query's parameters that hold a token, as they are spelt; seldom any.
     pub query_tokens: Vec<&'r str>,
 }
@@ -79,11 +83,6 @@ impl<'r> HttpRequest<'r> {
             Single::One(value) => Credentials::read(value),
             Single::Several => Credentials::Unusable(Reason::CredentialsAmbiguous),
         };
-        let proof = match found.dpop {
-            Single::Absent => PresentedProof::Absent,
-            Single::One(value) => PresentedProof::read(value),
-            Single::Several => PresentedProof::Several,
-        };
         let query_tokens = path::query(path_attribute).map(path::access_tokens).unwrap_or_default();
         let request = Self {
             method,
@@ -98,7 +97,9 @@ impl<'r> HttpRequest<'r> {
             } else {
                 credentials.beside_query_token()
             },
-            proof,
+            proof: found.dpop.proof(),
+            workload_token: found.workload_token.proof(),
+            workload_proof: found.workload_proof.proof(),
             query_tokens,
         };
         Ok((request, found.xfcc))
@@ -181,6 +182,15 @@ impl<'r> Single<'r> {
         };
     }
 
+    /// Reads it as a proof, or a token in a header of its own.
+    fn proof(self) -> PresentedProof<'r> {
+        match self {
+            Self::Absent => PresentedProof::Absent,
+            Self::One(value) => PresentedProof::read(value),
+            Self::Several => PresentedProof::Several,
+        }
+    }
+
     /// Returns the only value, if it is one word of visible ASCII: no comma, which is how Envoy joins
     /// several, and no `!`, which it writes for bytes that are not UTF-8.
     fn word(self, name: &'static str) -> Result<Option<&'r str>, EvidenceError> {
@@ -212,6 +222,8 @@ struct Attributes<'r> {
 struct Found<'r> {
     authorization: Single<'r>,
     dpop: Single<'r>,
+    workload_token: Single<'r>,
+    workload_proof: Single<'r>,
     xfcc: Single<'r>,
     upgrade: Single<'r>,
     origin: Single<'r>,
@@ -236,6 +248,8 @@ impl<'r> Found<'r> {
             [b':', ..] if name.is_ascii() => {}
             b"authorization" => self.authorization.add(value),
             b"dpop" => self.dpop.add(value),
+            b"workload-identity-token" => self.workload_token.add(value),
+            b"workload-proof-token" => self.workload_proof.add(value),
             b"x-forwarded-client-cert" => self.xfcc.add(value),
             b"upgrade" => self.upgrade.add(value),
             b"origin" => self.origin.add(value),

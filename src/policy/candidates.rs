@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use smallvec::SmallVec;
 
 use crate::{
-    credential::{Peer, Proof},
+    credential::Principal,
     policy::{Needs, index::HostRank, rule::Rule},
 };
 
@@ -14,8 +14,8 @@ use crate::{
 pub struct Candidates<'s> {
     rules: SmallVec<[Candidate<'s>; 8]>,
     ambiguous: bool,
-    peer: bool,
     token: bool,
+    workload: bool,
 }
 
 /// A rule that asks about a request, and how specifically it names it.
@@ -31,10 +31,8 @@ impl<'s> Candidates<'s> {
     pub(in crate::policy) fn new(rules: impl Iterator<Item = Candidate<'s>>) -> Self {
         let mut candidates = Self::default();
         for candidate in rules {
-            let token = candidate.rule.token.is_some();
-            candidates.token |= token;
-            // The peer's certificate is what a token may be bound to.
-            candidates.peer |= token || candidate.rule.from.is_some();
+            candidates.token |= candidate.rule.token.is_some();
+            candidates.workload |= candidate.rule.asks_workload();
             candidates.rules.push(candidate);
         }
         candidates
@@ -44,14 +42,22 @@ impl<'s> Candidates<'s> {
         Self { ambiguous: true, ..Self::default() }
     }
 
-    /// Returns what must be verified before [`crate::policy::PolicySet::decide`] is asked, of a call by
-    /// `peer`. Nobody is asked about an opaque token on behalf of a rule whose `from` part fails.
+    /// Returns whether a rule asks for a workload identity token.
     #[must_use]
-    pub fn needs(&self, peer: &Proof<Peer<'_>>) -> Needs<'s> {
-        let mut asked = self.rules.iter().flat_map(|candidate| candidate.rule.opaque_issuers(peer));
+    pub const fn asks_workload(&self) -> bool {
+        self.workload
+    }
+
+    /// Returns what must be verified before [`crate::policy::PolicySet::decide`] is asked, of a call by
+    /// `principal`, whose token is not looked at. Nobody is asked about an opaque token on behalf of a rule
+    /// whose `from` part fails.
+    #[must_use]
+    pub fn needs(&self, principal: &Principal<'_>) -> Needs<'s> {
+        let mut asked =
+            self.rules.iter().flat_map(|candidate| candidate.rule.opaque_issuers(principal));
         // Loading refuses rules that name different ones; a token is shown to none that it may not be from.
         let opaque = asked.next().filter(|first| asked.all(|other| other == *first));
-        Needs { peer: self.peer, token: self.token, opaque }
+        Needs { token: self.token, opaque }
     }
 
     /// Returns how many rules ask about the request.

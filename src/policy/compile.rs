@@ -144,7 +144,7 @@ impl Compiler<'_> {
         let compiled = Rule {
             id: format!("{}/{}", policy.name.value, rule.name.value).into(),
             effect: rule.effect,
-            from: rule.from.as_ref().map(|from| self.from(from)),
+            from: rule.from.as_ref().map(|from| self.from(policy, rule, from, origins)),
             token: rule.token.as_ref().map(|token| self.token(policy, rule, token, origins)),
             upgrades,
             preflight,

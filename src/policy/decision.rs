@@ -1,7 +1,7 @@
 //! What is decided: [`Decision`], with a [`Permit`] that only this module can make.
 
 use crate::{
-    credential::{BoundToken, Principal, Proof, dpop::VerifiedProof},
+    credential::{Principal, Proof, dpop::replay::ProofUse},
     evidence::Evidence,
     identity::SpiffeId,
     policy::{
@@ -46,19 +46,31 @@ impl<'s> Permit<'s> {
         self.verified_token
     }
 
-    /// Returns what the allow depends on being done with the token's DPoP proof, in a check that `caller`
-    /// asks; `None` where the deciding rule verified none.
+    /// Returns what the allow depends on being done with the proofs that the deciding rule verified, in a
+    /// check that `caller` asks; `None` where it verified none.
+    ///
+    /// One proof is used up, never two, so that a check that is denied for the second has not used the first.
+    /// Of a DPoP proof and a workload's it is the former: the latter is for the same access token (`ath`), whose
+    /// every use takes a fresh DPoP proof.
     #[must_use]
-    pub fn obligation<'p>(
+    pub fn obligation(
         &self,
-        principal: &'p Principal<'_>,
+        principal: &Principal<'_>,
         caller: Option<SpiffeId<'_>>,
-    ) -> Option<Obligation<'p>> {
-        let token = self.rule.token.as_ref().filter(|_| self.verified_token)?;
-        let Proof::Proven(bound) = &principal.token else { return None };
-        let proof = bound.proof.as_deref()?;
-        let consume = token.replay.consumes(caller);
-        Some(Obligation { bound, proof, consume, nonce: token.nonce != NonceMode::Off })
+    ) -> Option<Obligation> {
+        let token = self.rule.token.as_ref().filter(|_| self.verified_token);
+        let dpop = token.and_then(|token| {
+            let Proof::Proven(bound) = &principal.token else { return None };
+            let consume = token.replay.consumes(caller).then_some(());
+            let proof = bound.proof.as_deref()?.as_used();
+            let nonce = token.nonce != NonceMode::Off;
+            Some(Obligation { consume: consume.map(|()| proof), nonce })
+        });
+        dpop.or_else(|| {
+            let Proof::Proven(workload) = &principal.workload else { return None };
+            let is_used = self.rule.asks_workload();
+            is_used.then_some(Obligation { consume: Some(workload.proof), nonce: false })
+        })
     }
 
     /// Returns the denial that takes the place of an allow whose obligation could not be met.
@@ -74,13 +86,9 @@ impl<'s> Permit<'s> {
 
 /// What an allow depends on being done.
 #[derive(Clone, Copy, Debug)]
-pub struct Obligation<'p> {
-    /// The token.
-    pub bound: &'p BoundToken,
-    /// Its proof.
-    pub proof: &'p VerifiedProof,
-    /// Whether the proof is used up by this check.
-    pub consume: bool,
+pub struct Obligation {
+    /// The proof that is used up by this check, if one is.
+    pub consume: Option<ProofUse>,
     /// Whether the client is given a fresh nonce.
     pub nonce: bool,
 }

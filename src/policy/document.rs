@@ -99,6 +99,60 @@ pub struct IssuerDocument {
     pub introspection: Option<IntrospectionDocument>,
 }
 
+/// JWT-SVID §2.1, and what WIT-SVIDs are signed with. An RSA key without `alg`, as in SPIRE's bundles, is used with
+/// the first of RSA's: RS256, as SPIRE signs.
+pub const SVID_ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::ES512,
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+
+impl Documents {
+    /// Returns the authorities of workload identity tokens, as issuers that sign nothing else: those of the trust
+    /// domains that a rule names with `wimse`.
+    #[must_use]
+    pub fn workload_authorities(&self) -> Vec<IssuerDocument> {
+        let rules = self.policies.iter().flat_map(|policy| &policy.rules);
+        let patterns = rules.filter_map(|rule| rule.from.as_ref()?.wimse.as_ref()).flatten();
+        let named: Vec<&str> = patterns.filter_map(|text| trust_domain(&text.value)).collect();
+        let is_named = |domain: &&TrustDomainDocument| named.contains(&&*domain.name.value);
+        self.trust_domains.iter().filter(is_named).filter_map(workload_authority).collect()
+    }
+}
+
+/// Returns the trust domain of a SPIFFE pattern, which has no pattern in it.
+fn trust_domain(pattern: &str) -> Option<&str> {
+    pattern.strip_prefix("spiffe://")?.split('/').next()
+}
+
+fn workload_authority(domain: &TrustDomainDocument) -> Option<IssuerDocument> {
+    let at = domain.name.at.clone();
+    let named = |value: String| Spanned { value, at: at.clone() };
+    let day = Duration::from_secs(24 * 60 * 60);
+    Some(IssuerDocument {
+        name: named(format!("wit-svid.{}", domain.name.value)),
+        issuer: named(format!("spiffe://{}", domain.name.value)),
+        keys: domain.bundle.clone()?,
+        audiences: Vec::new(),
+        algorithms: SVID_ALGORITHMS.to_vec(),
+        types: vec!["wit+jwt".to_owned()],
+        max_lifetime: day,
+        leeway: Duration::ZERO,
+        profile: Profile::WitSvid,
+        require_claims: Vec::new(),
+        max_key_age: day,
+        scope_claims: Vec::new(),
+        scope_grammar: ScopeGrammar::Exact,
+        introspection: None,
+    })
+}
+
 /// `spec.introspection` (RFC 7662).
 #[derive(Clone, Debug)]
 pub struct IntrospectionDocument {
@@ -196,6 +250,8 @@ pub enum Profile {
     Jwt,
     /// JWT-SVID §3: `sub`, `exp` and `aud`.
     JwtSvid,
+    /// No access tokens: workload identity tokens, whose authority a trust domain's bundle is.
+    WitSvid,
 }
 
 /// One policy.
@@ -285,6 +341,8 @@ pub struct FromDocument {
     pub dns: Option<Vec<Text>>,
     /// `thumbprints`: `x5t#S256` in base64url.
     pub thumbprints: Option<Vec<Text>>,
+    /// `wimse`: SPIFFE patterns for what a workload identity token tells.
+    pub wimse: Option<Vec<Text>>,
     /// Where the part stands.
     pub at: At,
 }

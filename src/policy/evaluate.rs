@@ -8,11 +8,12 @@ use crate::{
         BoundToken, Peer, Principal, Proof,
         binding::Binding,
         dpop::{PresentedNonce, VerifiedProof},
+        workload::ProvenWorkload,
     },
     policy::{
         decision::{Offer, Verdict},
         document::{Effect, NonceMode},
-        rule::{Bindings, FromPart, NamedIssuer, Rule, TokenPart},
+        rule::{Bindings, FromPart, NamedIssuer, Rule, TokenPart, WorkloadPart},
         scope,
     },
     reason::Reason,
@@ -35,14 +36,13 @@ impl Rule {
     /// this peer already.
     pub(in crate::policy) fn opaque_issuers(
         &self,
-        peer: &Proof<Peer<'_>>,
+        principal: &Principal<'_>,
     ) -> impl Iterator<Item = &str> {
         // Few rules take any: the rest is not looked at for others.
         let token = self.token.as_ref().filter(|token| token.takes_opaque());
-        let holds = |from: &FromPart| match (peer, self.effect) {
-            (Proof::Proven(peer), effect) => from.names(peer, effect),
-            (Proof::Unproven(_), Effect::Deny) => true,
-            (Proof::Unproven(_), Effect::Allow) | (Proof::Absent, _) => false,
+        let holds = |from: &FromPart| match (from.matches(principal, self.effect), self.effect) {
+            (Match::Yes, _) | (Match::Unproven(_), Effect::Deny) => true,
+            (Match::Unproven(_), Effect::Allow) | (Match::No, _) => false,
         };
         let asked = token.filter(|_| self.from.as_ref().is_none_or(holds));
         let issuers = asked.map(|token| &*token.issuers).unwrap_or_default();
@@ -53,14 +53,7 @@ impl Rule {
     /// the token.
     fn allows(&self, principal: &Principal<'_>, host: &str) -> Result<(), Reason> {
         if let Some(from) = &self.from {
-            match &principal.peer {
-                Proof::Absent => return Err(Reason::PeerAbsent),
-                Proof::Unproven(reason) => return Err(*reason),
-                Proof::Proven(peer) if !from.names(peer, Effect::Allow) => {
-                    return Err(Reason::PeerNotAllowed);
-                }
-                Proof::Proven(_) => {}
-            }
+            from.accepts(principal, host)?;
         }
         if let Some(token) = &self.token {
             match &principal.token {
@@ -73,11 +66,9 @@ impl Rule {
     }
 
     fn denies(&self, principal: &Principal<'_>) -> Verdict {
-        let from = match (&self.from, &principal.peer) {
-            (None, _) => Match::Yes,
-            (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
-            (Some(from), Proof::Proven(peer)) if from.names(peer, Effect::Deny) => Match::Yes,
-            (Some(_), Proof::Proven(_) | Proof::Absent) => Match::No,
+        let from = match &self.from {
+            None => Match::Yes,
+            Some(from) => from.matches(principal, Effect::Deny),
         };
         let token = match (&self.token, &principal.token) {
             (None, _) => Match::Yes,
@@ -85,13 +76,16 @@ impl Rule {
             (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
             (Some(token), Proof::Proven(bound)) => token.matches(bound),
         };
-        match (from, token) {
-            (Match::No, _) | (_, Match::No) => Verdict::NotMatched,
-            (Match::Unproven(reason), _) | (_, Match::Unproven(reason)) => {
-                Verdict::DeniesUnproven(reason)
-            }
-            (Match::Yes, Match::Yes) => Verdict::Denies,
+        match from.and(token) {
+            Match::No => Verdict::NotMatched,
+            Match::Unproven(reason) => Verdict::DeniesUnproven(reason),
+            Match::Yes => Verdict::Denies,
         }
+    }
+
+    /// Returns whether it asks for a workload identity token.
+    pub(in crate::policy) fn asks_workload(&self) -> bool {
+        self.from.as_ref().is_some_and(|from| from.wimse.is_some())
     }
 }
 
@@ -103,7 +97,59 @@ enum Match {
     Unproven(Reason),
 }
 
+impl Match {
+    const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Unproven(reason), _) | (_, Self::Unproven(reason)) => Self::Unproven(reason),
+            (Self::Yes, Self::Yes) => Self::Yes,
+        }
+    }
+}
+
 impl FromPart {
+    /// Says whether an allow rule accepts who calls.
+    fn accepts(&self, principal: &Principal<'_>, host: &str) -> Result<(), Reason> {
+        if self.asks_peer() {
+            match &principal.peer {
+                Proof::Absent => return Err(Reason::PeerAbsent),
+                Proof::Unproven(reason) => return Err(*reason),
+                Proof::Proven(peer) if !self.names(peer, Effect::Allow) => {
+                    return Err(Reason::PeerNotAllowed);
+                }
+                Proof::Proven(_) => {}
+            }
+        }
+        match (&self.wimse, &principal.workload) {
+            (None, _) => Ok(()),
+            (Some(_), Proof::Absent) => Err(Reason::WitAbsent),
+            (Some(_), Proof::Unproven(reason)) => Err(*reason),
+            (Some(wimse), Proof::Proven(workload)) => wimse.accepts(workload, host),
+        }
+    }
+
+    /// Says how far the fields match, `effect` being the rule's. Where a proof leads is not looked at: the
+    /// allow rule that decides does.
+    fn matches(&self, principal: &Principal<'_>, effect: Effect) -> Match {
+        let peer = match &principal.peer {
+            _ if !self.asks_peer() => Match::Yes,
+            Proof::Unproven(reason) => Match::Unproven(*reason),
+            Proof::Proven(peer) if self.names(peer, effect) => Match::Yes,
+            Proof::Proven(_) | Proof::Absent => Match::No,
+        };
+        let workload = match (&self.wimse, &principal.workload) {
+            (None, _) => Match::Yes,
+            (Some(_), Proof::Unproven(reason)) => Match::Unproven(*reason),
+            (Some(wimse), Proof::Proven(workload)) if wimse.names(workload) => Match::Yes,
+            (Some(_), Proof::Proven(_) | Proof::Absent) => Match::No,
+        };
+        peer.and(workload)
+    }
+
+    const fn asks_peer(&self) -> bool {
+        self.spiffe.is_some() || self.dns.is_some() || self.thumbprints.is_some()
+    }
+
     /// Says whether all fields name the peer.
     ///
     /// A peer whose certificate has a thumbprint that was not forwarded is named by no allow rule's
@@ -127,6 +173,21 @@ impl FromPart {
                 None => effect == Effect::Deny,
             });
         spiffe && dns && thumbprint
+    }
+}
+
+impl WorkloadPart {
+    fn names(&self, workload: &ProvenWorkload) -> bool {
+        let id = workload.spiffe();
+        id.is_some_and(|id| self.spiffe.iter().any(|pattern| pattern.matches(id)))
+    }
+
+    fn accepts(&self, workload: &ProvenWorkload, host: &str) -> Result<(), Reason> {
+        let origin = self.origins.as_ref().and_then(|origins| origins.of(host));
+        if origin != Some(&workload.origin) {
+            return Err(Reason::WptAudience);
+        }
+        if self.names(workload) { Ok(()) } else { Err(Reason::WorkloadNotAllowed) }
     }
 }
 

@@ -37,6 +37,15 @@ pub(in crate::policy) struct FromPart {
     pub(in crate::policy) spiffe: Option<Box<[SpiffePattern]>>,
     pub(in crate::policy) dns: Option<Box<[Box<str>]>>,
     pub(in crate::policy) thumbprints: Option<Box<[Thumbprint]>>,
+    pub(in crate::policy) wimse: Option<WorkloadPart>,
+}
+
+/// `from.wimse`: which workloads, by what they prove of themselves.
+#[derive(Debug)]
+pub(in crate::policy) struct WorkloadPart {
+    pub(in crate::policy) spiffe: Box<[SpiffePattern]>,
+    /// What clients call the service; none in a deny rule of a policy that does not say.
+    pub(in crate::policy) origins: Option<Arc<Origins>>,
 }
 
 /// `token`.

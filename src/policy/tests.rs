@@ -153,8 +153,13 @@ impl RuleDocument {
     }
 
     pub(super) fn spiffe(self, patterns: &[&str]) -> Self {
-        let from =
-            FromDocument { spiffe: texts(patterns), dns: None, thumbprints: None, at: at("from") };
+        let from = FromDocument {
+            spiffe: texts(patterns),
+            dns: None,
+            thumbprints: None,
+            wimse: None,
+            at: at("from"),
+        };
         Self { from: Some(from), public: false, ..self }
     }
 
@@ -217,6 +222,8 @@ pub(super) fn http<'r>(method: &'r str, host: &'r str, path: &'r str) -> Evidenc
             host: Cow::Borrowed(host),
             path: Path { canonical: Cow::Borrowed(path), forms: PathForms::default(), raw: None },
             proof: PresentedProof::Absent,
+            workload_token: PresentedProof::Absent,
+            workload_proof: PresentedProof::Absent,
             headers: Headers::default(),
             upgrade: None,
             preflight: false,
@@ -256,7 +263,12 @@ impl<'r> Evidence<'r> {
 }
 
 pub(super) fn nobody() -> Principal<'static> {
-    Principal { peer: Proof::Absent, token: Proof::Absent, refused_token: None }
+    Principal {
+        peer: Proof::Absent,
+        workload: Proof::Absent,
+        token: Proof::Absent,
+        refused_token: None,
+    }
 }
 
 pub(super) fn peer(spiffe: &'static str) -> Proof<Peer<'static>> {

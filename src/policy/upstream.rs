@@ -284,7 +284,12 @@ mod tests {
     fn run(rule: &Rule, owned: &[&str], strip: Strip, names: &[&str]) -> Changed {
         let owned: Vec<String> = owned.iter().map(|name| (*name).to_owned()).collect();
         let ownership = Ownership::new(std::slice::from_ref(rule), &owned);
-        let nobody = Principal { peer: Proof::Absent, token: Proof::Absent, refused_token: None };
+        let nobody = Principal {
+            peer: Proof::Absent,
+            workload: Proof::Absent,
+            token: Proof::Absent,
+            refused_token: None,
+        };
         let names = names.iter().map(|name| name.as_bytes());
         let changes = changes(rule, &ownership, strip, names, &nobody, "id-1").unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -44,6 +44,8 @@ pub struct DecisionRecord<'a> {
     pub caller: Option<&'a str>,
     /// The peer, as far as it was established.
     pub peer: Option<PeerRecord<'a>>,
+    /// SPIFFE ID that the caller's workload identity token told, and proved.
+    pub workload_identity: Option<&'a str>,
     /// Claims of a token whose signature was verified.
     pub token: Option<TokenRecord<'a>>,
     /// The policy set that decided; `None` where none was loaded.
@@ -71,6 +73,7 @@ impl DecisionRecord<'_> {
             workload: None,
             caller: None,
             peer: None,
+            workload_identity: None,
             token: None,
             policy: None,
             duration_us: 0,
@@ -100,6 +103,7 @@ impl DecisionRecord<'_> {
         if let Some(peer) = &self.peer {
             peer.append_to(&mut record);
         }
+        record.text("workload_identity", self.workload_identity.map(cut));
         if let Some(token) = &self.token {
             token.append_to(&mut record);
         }
@@ -282,6 +286,7 @@ mod tests {
             path: Some("/v1/payments/42"),
             workload: Some("spiffe://prod.example/ns/payments/sa/api"),
             caller: Some("spiffe://prod.example/ns/payments/sa/envoy"),
+            workload_identity: Some("spiffe://prod.example/ns/checkout/sa/job"),
             peer: Some(PeerRecord {
                 spiffe: Some("spiffe://prod.example/ns/checkout/sa/web"),
                 thumbprint: Some(Thumbprint::of(b"abc")),
@@ -331,6 +336,7 @@ mod tests {
         assert_eq!(text("path"), "/v1/payments/42");
         assert_eq!(text("workload"), "spiffe://prod.example/ns/payments/sa/api");
         assert_eq!(text("caller"), "spiffe://prod.example/ns/payments/sa/envoy");
+        assert_eq!(text("workload_identity"), "spiffe://prod.example/ns/checkout/sa/job");
         assert_eq!(text("peer.spiffe"), "spiffe://prod.example/ns/checkout/sa/web");
         assert_eq!(text("peer.verified_by"), "envoy");
         assert_eq!(text("peer.thumbprint"), "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");

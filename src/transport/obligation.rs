@@ -6,7 +6,7 @@ use crate::{
     credential::{
         Principal, Proof,
         dpop::replay::{
-            CheckId, Recording, ReplayError, Use,
+            CheckId, Recording, ReplayError, Use, UsedAs,
             redis::{Pending, RedisStore},
         },
     },
@@ -74,12 +74,10 @@ impl<'c> Check<'c> {
     }
 
     /// Uses the proof up, unless the rule leaves that to others.
-    fn meet(&self, obligation: Obligation<'_>, known: Known<'_>) -> Result<(), Obstacle<'c>> {
-        if !obligation.consume {
-            return Ok(());
-        }
+    fn meet(&self, obligation: Obligation, known: Known<'_>) -> Result<(), Obstacle<'c>> {
+        let Some(proof) = obligation.consume else { return Ok(()) };
         let check = CheckId::new(self.caller, known.evidence.request_id, known.message);
-        let used = Use { proof: obligation.proof, check };
+        let used = Use { proof, check };
         let result = match self.context.replay.consume(used, known.now) {
             Recording::Done(result) => result,
             Recording::Waits(store, pending) => match known.recorded {
@@ -90,13 +88,15 @@ impl<'c> Check<'c> {
             },
         };
         result.map_err(|error| {
-            Obstacle::Reason(match error {
+            Obstacle::Reason(match (error, proof.used_as) {
                 // A client that knows nonces mends this with a fresh one.
-                ReplayError::BeforeStart if obligation.nonce => Reason::DpopNonceInvalid,
-                ReplayError::Replayed
-                | ReplayError::BeforeStart
-                | ReplayError::Full
-                | ReplayError::Unavailable => error.into(),
+                (ReplayError::BeforeStart, UsedAs::DpopProof) if obligation.nonce => {
+                    Reason::DpopNonceInvalid
+                }
+                (ReplayError::Replayed, UsedAs::WorkloadProof) => Reason::WptReplayed,
+                (ReplayError::BeforeStart, UsedAs::WorkloadProof) => Reason::WptBeforeStart,
+                (ReplayError::Replayed | ReplayError::BeforeStart, UsedAs::DpopProof)
+                | (ReplayError::Full | ReplayError::Unavailable, _) => error.into(),
             })
         })
     }

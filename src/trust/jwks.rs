@@ -182,7 +182,19 @@ impl KeySet {
     /// # Errors
     /// As [`KeySetError`] says, but [`KeySetError::NoUsableKey`].
     pub fn of_jwt_svids(text: &[u8]) -> Result<Self, KeySetError> {
-        const USE: &str = "jwt-svid";
+        Self::of_bundle(text, "jwt-svid")
+    }
+
+    /// Reads the authorities of workload identity tokens of a SPIFFE bundle, likewise: the keys with
+    /// `use: wit-svid`.
+    ///
+    /// # Errors
+    /// As [`KeySet::of_jwt_svids`].
+    pub fn of_wit_svids(text: &[u8]) -> Result<Self, KeySetError> {
+        Self::of_bundle(text, "wit-svid")
+    }
+
+    fn of_bundle(text: &[u8], own_use: &str) -> Result<Self, KeySetError> {
         let (elements, set) = elements(text)?;
         let is_number = |name| set.get(name).is_none_or(Value::is_u64);
         if !is_number("spiffe_sequence") || !is_number("spiffe_refresh_hint") {
@@ -191,10 +203,10 @@ impl KeySet {
         let is_known = |element: &Value| {
             let kty = element.get("kty").and_then(Value::as_str);
             let usage = element.get("use").and_then(Value::as_str);
-            usage == Some(USE) && kty.is_some_and(|kty| ["EC", "RSA"].contains(&kty))
+            usage == Some(own_use) && kty.is_some_and(|kty| ["EC", "RSA"].contains(&kty))
         };
         let own: Vec<Value> = elements.into_iter().filter(is_known).collect();
-        let mut set = Self::usable(&own, USE, text);
+        let mut set = Self::usable(&own, own_use, text);
         // §4.2.2: `kid` has to be there.
         set.keys.retain(|key| {
             if key.id.is_none() {

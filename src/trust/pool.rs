@@ -233,6 +233,7 @@ fn parse_of(document: &IssuerDocument) -> Parse {
     match document.profile {
         Profile::Rfc9068 | Profile::Jwt => KeySet::parse,
         Profile::JwtSvid => KeySet::of_jwt_svids,
+        Profile::WitSvid => KeySet::of_wit_svids,
     }
 }
 

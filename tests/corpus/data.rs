@@ -39,6 +39,10 @@ pub(crate) struct Check {
     pub(crate) token: Option<Token>,
     /// Presented as `dpop: …`.
     pub(crate) proof: Option<Proof>,
+    /// Presented as `workload-identity-token: …`.
+    pub(crate) wit: Option<Token>,
+    /// Presented as `workload-proof-token: …`.
+    pub(crate) wpt: Option<Proof>,
     /// Presented as it stands here; `{token}` is the token.
     pub(crate) authorization: Option<String>,
     pub(crate) method: Option<String>,
@@ -85,7 +89,8 @@ pub(crate) enum Text {
     Bytes { hex: String },
 }
 
-/// A token. What is left out is as an honest, unbound token of `corp` for payments has it.
+/// A token. What is left out is as an honest, unbound token of `corp` for payments has it, or one of the
+/// workload web that is bound to the client's key.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Token {
@@ -110,8 +115,8 @@ pub(crate) struct Token {
     pub(crate) filler: usize,
 }
 
-/// A DPoP proof. What is left out is as in an honest one for the check's method, host and path, made by the
-/// client's key now, with an identifier that no other has.
+/// A DPoP proof, or a workload's. What is left out is as in an honest one for the check's method, host and path,
+/// made by the client's key now, with an identifier that no other has.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each goes wrong by itself")]

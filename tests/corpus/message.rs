@@ -34,7 +34,8 @@ pub(crate) fn encode(case: &Case, encoding: Encoding, mint: &Mint) -> (Vec<u8>, 
     let workload = check.workload.as_deref().unwrap_or(PAYMENTS);
     let [principal, certificate, xfcc] = peer(case, workload, mint);
     let http = check.tcp.is_none().then(|| {
-        let proof = proof(check, token.as_deref().unwrap_or_default(), mint);
+        let mut proof = proof(check, token.as_deref().unwrap_or_default(), mint);
+        proof.extend(workload_identity(check, token.as_deref(), mint));
         http(check, encoding, (xfcc, token.as_deref(), proof))
     });
     let attributes = AttributeContext {
@@ -106,6 +107,23 @@ fn proof(check: &Check, token: &str, mint: &Mint) -> Headers {
     let proof = mint.proof(spec, method, &uri, token).into_bytes();
     let headers = if spec.twice { vec![proof.clone(), proof] } else { vec![proof] };
     headers.into_iter().map(|proof| ("dpop".to_owned(), proof)).collect()
+}
+
+/// The headers of a workload identity token and its proof.
+fn workload_identity(check: &Check, token: Option<&str>, mint: &Mint) -> Headers {
+    let host = check.host.as_deref().unwrap_or("payments.example");
+    let path = check.path.as_deref().unwrap_or("/v1/payments/42");
+    let path = path.split('?').next().unwrap_or(path);
+    let uri = format!("https://{host}{path}");
+    let wit = check.wit.as_ref().map(|spec| mint.wit(spec));
+    let mut headers = Vec::new();
+    if let Some(spec) = &check.wpt {
+        let proof = mint.wpt(spec, &uri, wit.as_deref().unwrap_or_default(), token).into_bytes();
+        let count = if spec.twice { 2 } else { 1 };
+        headers.extend(vec![("workload-proof-token".to_owned(), proof); count]);
+    }
+    headers.extend(wit.map(|wit| ("workload-identity-token".to_owned(), wit.into_bytes())));
+    headers
 }
 
 fn http(

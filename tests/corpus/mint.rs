@@ -123,6 +123,7 @@ impl Mint {
             with(Some("jwt-svid"), Some("ec")),
             with(None, Some("any")),
             with(Some("jwt-svid"), None),
+            with(Some("wit-svid"), Some("wit")),
             ed,
         ];
         json!({"spiffe_sequence": 7, "spiffe_refresh_hint": 300, "keys": keys}).to_string()
@@ -154,6 +155,47 @@ impl Mint {
         if spec.filler > 0 {
             claims["filler"] = json!("f".repeat(spec.filler));
         }
+        self.signed(spec, header, claims)
+    }
+
+    /// A workload identity token.
+    pub(crate) fn wit(&self, spec: &Token) -> String {
+        let algorithm = match spec.signed {
+            Signed::HmacOfPem | Signed::HmacOfJwk => "HS256",
+            Signed::Nothing => "none",
+            Signed::Ed => "EdDSA",
+            Signed::Ec | Signed::Unpublished | Signed::Zeros | Signed::Der => "ES256",
+        };
+        let x = URL_SAFE_NO_PAD.encode(self.client.public_key().as_ref());
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x});
+        let header = json!({"alg": algorithm, "kid": "wit", "typ": "wit+jwt"});
+        let claims = json!({
+            "sub": "spiffe://prod.example/ns/checkout/sa/web", "jti": "w-1",
+            "iat": NOW - 60, "exp": NOW + 300, "cnf": {"jwk": jwk},
+        });
+        self.signed(spec, header, claims)
+    }
+
+    /// The proof of a workload identity token for `uri`, with an access token where there is one.
+    pub(crate) fn wpt(&self, spec: &Proof, uri: &str, wit: &str, token: Option<&str>) -> String {
+        let header = json!({"typ": "wpt+jwt", "alg": "EdDSA"});
+        let mut claims = json!({
+            "jti": format!("proof-{}", self.proofs.fetch_add(1, Ordering::Relaxed)),
+            "aud": uri, "iat": NOW, "exp": NOW + 30,
+            "wth": Thumbprint::of(wit.as_bytes()).to_base64url(),
+        });
+        if let Some(token) = token {
+            claims["ath"] = json!(Thumbprint::of(token.as_bytes()).to_base64url());
+        }
+        let header = URL_SAFE_NO_PAD.encode(written(header, &spec.header, None));
+        let claims = URL_SAFE_NO_PAD.encode(written(claims, &spec.claims, None));
+        let input = format!("{header}.{claims}");
+        let signer = if spec.forged { &self.stranger } else { &self.client };
+        let signature = URL_SAFE_NO_PAD.encode(signer.sign(input.as_bytes()).as_ref());
+        format!("{input}.{signature}")
+    }
+
+    fn signed(&self, spec: &Token, header: Value, claims: Value) -> String {
         let header = written(header, &spec.header, spec.extra_header.as_deref());
         let claims = self.fill(&written(claims, &spec.claims, spec.extra_claims.as_deref()));
         let header = URL_SAFE_NO_PAD.encode(spec.raw_header.as_ref().unwrap_or(&header));

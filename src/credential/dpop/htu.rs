@@ -54,7 +54,7 @@ impl fmt::Debug for Origin {
 
 /// Reads a proof's `htu`: its origin and its normalised path. `None` where it is no absolute `http` or
 /// `https` URI, has user information, or holds what no URI may.
-pub(super) fn read(htu: &str) -> Option<(Origin, String)> {
+pub(in crate::credential) fn read(htu: &str) -> Option<(Origin, String)> {
     // Servers disagree about these; a client that normalises has none of them.
     if htu.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
         return None;
@@ -71,7 +71,7 @@ pub(super) fn read(htu: &str) -> Option<(Origin, String)> {
 ///
 /// Does *not* decode reserved characters, merge slashes, touch a trailing slash or the letters' case: those
 /// are other resources. `None` where an escape is malformed, or the path is not one.
-pub(super) fn normal_path(path: &str) -> Option<String> {
+pub(in crate::credential) fn normal_path(path: &str) -> Option<String> {
     let mut text = String::with_capacity(path.len().saturating_add(1));
     let mut rest = match path.as_bytes() {
         [] => return Some("/".to_owned()),

@@ -19,9 +19,9 @@ pub const MAX_JTI_BYTES: usize = 256;
 
 /// The parts of a proof, as text.
 #[derive(Clone, Copy)]
-pub(super) struct Parts<'p> {
-    pub(super) header: &'p str,
-    payload: &'p str,
+pub(in crate::credential) struct Parts<'p> {
+    pub(in crate::credential) header: &'p str,
+    pub(in crate::credential) payload: &'p str,
     signature: &'p str,
     /// Header and payload as they were sent: what is signed.
     signed: &'p str,
@@ -48,7 +48,7 @@ pub(super) struct Claims {
 }
 
 /// Splits a proof. Verifies nothing.
-pub(super) fn split(proof: &str) -> Result<Parts<'_>, ProofError> {
+pub(in crate::credential) fn split(proof: &str) -> Result<Parts<'_>, ProofError> {
     if proof.len() > MAX_BYTES {
         return Err(ProofError::Malformed);
     }
@@ -69,13 +69,7 @@ impl Header {
         if header.contains_key("crit") || header.contains_key("b64") {
             return Err(ProofError::Malformed);
         }
-        let typ = header.get("typ").and_then(Value::as_str).ok_or(ProofError::Type)?;
-        // RFC 7515 §4.1.9: a media type, without regard to case, `application/` left out.
-        let typ = match typ.split_at_checked("application/".len()) {
-            Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
-            _ => typ,
-        };
-        if !typ.eq_ignore_ascii_case("dpop+jwt") {
+        if !is_type(&header, "dpop+jwt") {
             return Err(ProofError::Type);
         }
         let algorithm = header
@@ -88,17 +82,31 @@ impl Header {
         let key = PublicKey::read(jwk, algorithm).map_err(|_key| ProofError::Key)?;
         Ok(Self { key })
     }
+}
 
-    pub(super) fn verify(&self, parts: Parts<'_>) -> Result<(), ProofError> {
+impl Parts<'_> {
+    /// Verifies the signature.
+    pub(in crate::credential) fn verified_by(self, key: &PublicKey) -> Result<(), ProofError> {
         // The engine refuses padding and non-zero trailing bits: a proof has one spelling.
         let signature =
-            URL_SAFE_NO_PAD.decode(parts.signature).map_err(|_encoding| ProofError::Malformed)?;
-        if self.key.verifies(parts.signed.as_bytes(), &signature) {
+            URL_SAFE_NO_PAD.decode(self.signature).map_err(|_encoding| ProofError::Malformed)?;
+        if key.verifies(self.signed.as_bytes(), &signature) {
             Ok(())
         } else {
             Err(ProofError::Signature)
         }
     }
+}
+
+/// Says whether `typ` of a header is this media type: without regard to case, `application/` left out
+/// (RFC 7515 §4.1.9).
+pub(in crate::credential) fn is_type(header: &Object, expected: &str) -> bool {
+    let Some(typ) = header.get("typ").and_then(Value::as_str) else { return false };
+    let typ = match typ.split_at_checked("application/".len()) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
+        _ => typ,
+    };
+    typ.eq_ignore_ascii_case(expected)
 }
 
 impl Claims {
@@ -137,7 +145,8 @@ impl Claims {
     }
 }
 
-fn object(text: &str) -> Result<Object, ProofError> {
+/// Decodes a part of a JWS.
+pub(in crate::credential) fn object(text: &str) -> Result<Object, ProofError> {
     let text = URL_SAFE_NO_PAD.decode(text).map_err(|_encoding| ProofError::Malformed)?;
     json::object(&text).map_err(|json::JsonError| ProofError::Malformed)
 }

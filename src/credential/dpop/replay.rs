@@ -25,9 +25,7 @@ use std::{
 use aws_lc_rs::digest;
 
 use self::redis::{Pending, RedisStore};
-use crate::{
-    clock::UnixTime, credential::dpop::VerifiedProof, identity::Thumbprint, reason::Reason,
-};
+use crate::{clock::UnixTime, identity::Thumbprint, reason::Reason};
 
 /// Where used proofs are remembered.
 #[derive(Debug)]
@@ -61,11 +59,33 @@ pub struct StoreStatus {
     pub last_error: Option<String>,
 }
 
+/// A proof, as far as its use is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProofUse {
+    /// Names the proof among all.
+    pub id: Thumbprint,
+    /// When it was made, as far as is known.
+    pub created: UnixTime,
+    /// Until when any check could accept it: it is remembered for that long.
+    pub usable_until: UnixTime,
+    /// Which kind of proof it is.
+    pub used_as: UsedAs,
+}
+
+/// A kind of proof that passes once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsedAs {
+    /// RFC 9449.
+    DpopProof,
+    /// Of a workload identity token.
+    WorkloadProof,
+}
+
 /// One use of a proof.
 #[derive(Clone, Copy, Debug)]
-pub struct Use<'p> {
+pub struct Use {
     /// The proof.
-    pub proof: &'p VerifiedProof,
+    pub proof: ProofUse,
     /// Which check uses it; `None` where a retry cannot be told from another request.
     pub check: Option<CheckId>,
 }
@@ -124,7 +144,7 @@ impl ReplayStore {
     /// Records a use, or says what to wait for. Atomic: of uses of one proof at the same instant, one
     /// passes.
     #[must_use]
-    pub fn consume(&self, used: Use<'_>, now: UnixTime) -> Recording<'_> {
+    pub fn consume(&self, used: Use, now: UnixTime) -> Recording<'_> {
         match self {
             Self::Memory(store) => Recording::Done(store.consume(used, now)),
             Self::Redis(store) => {
@@ -132,7 +152,7 @@ impl ReplayStore {
                 let pending = Pending {
                     id: used.proof.id,
                     check: used.check,
-                    created: used.proof.created(),
+                    created: used.proof.created,
                     remaining: end.saturating_since(now),
                 };
                 Recording::Waits(store, pending)
@@ -204,11 +224,11 @@ impl MemoryStore {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn consume(&self, used: Use<'_>, now: UnixTime) -> Result<(), ReplayError> {
+    fn consume(&self, used: Use, now: UnixTime) -> Result<(), ReplayError> {
         // What was used before is not known here. A limit that `iat` cannot mend: a proof that its client
         // dated ahead, by at most the clocks' allowance, and that was used just before a restart, passes
         // once more after it. Nonces tell when a proof was made; so rules that cannot bear it require them.
-        if used.proof.created() < self.started {
+        if used.proof.created < self.started {
             return Err(ReplayError::BeforeStart);
         }
         let name = *used.proof.id.as_bytes();
@@ -279,7 +299,7 @@ impl MemoryStore {
 }
 
 /// Returns the last second in which a proof could be accepted.
-fn ends(proof: &VerifiedProof) -> u64 {
+fn ends(proof: ProofUse) -> u64 {
     proof.usable_until.as_secs().saturating_add(1)
 }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 const OPAQUE: &str = "opaque-token";
-const NEEDS: Needs<'_> = Needs { peer: true, token: true, opaque: Some("corp") };
+const NEEDS: Needs<'_> = Needs { token: true, opaque: Some("corp") };
 
 fn asked_document(tokens: IntrospectedTokens) -> IssuerDocument {
     let introspection = IntrospectionDocument {

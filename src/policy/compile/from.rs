@@ -1,19 +1,30 @@
 //! `from`: who calls; and which documents of trust a rule rests on.
 
+use std::sync::Arc;
+
 use crate::{
     diagnostic::{At, Diagnostic},
     policy::{
         compile::{Compiler, suggest},
-        document::{FromDocument, Text},
+        document::{Effect, FromDocument, PolicyDocument, RuleDocument, Text},
         pattern::{SpiffePattern, name},
-        rule::FromPart,
+        rule::{FromPart, Origins, WorkloadPart},
     },
 };
 
 impl Compiler<'_> {
-    pub(super) fn from(&mut self, from: &FromDocument) -> FromPart {
-        self.needs_peer_trust(&from.at, "`from`");
-        if from.spiffe.is_none() && from.dns.is_none() && from.thumbprints.is_none() {
+    pub(super) fn from(
+        &mut self,
+        policy: &PolicyDocument,
+        rule: &RuleDocument,
+        from: &FromDocument,
+        origins: Option<&Arc<Origins>>,
+    ) -> FromPart {
+        let asks_peer = from.spiffe.is_some() || from.dns.is_some() || from.thumbprints.is_some();
+        if asks_peer || from.wimse.is_none() {
+            self.needs_peer_trust(&from.at, "`from`");
+        }
+        if !asks_peer && from.wimse.is_none() {
             self.wrong(&from.at, "`from` names no one");
         }
         let spiffe = self.list(from.spiffe.as_deref(), SpiffePattern::parse);
@@ -29,7 +40,46 @@ impl Compiler<'_> {
             spiffe: spiffe.map(Into::into),
             dns: dns.map(Into::into),
             thumbprints: thumbprints.map(Into::into),
+            wimse: self.wimse(policy, rule, from, origins),
         }
+    }
+
+    fn wimse(
+        &mut self,
+        policy: &PolicyDocument,
+        rule: &RuleDocument,
+        from: &FromDocument,
+        origins: Option<&Arc<Origins>>,
+    ) -> Option<WorkloadPart> {
+        let named = from.wimse.as_deref()?;
+        let spiffe = self.list(Some(named), SpiffePattern::parse).unwrap_or_default();
+        for text in named {
+            self.needs_bundle(text);
+        }
+        if rule.effect == Effect::Allow {
+            self.needs_origin(policy, &from.at, "`wimse`");
+        }
+        if rule.to.as_ref().is_some_and(|to| to.tcp.is_some()) {
+            self.wrong(&from.at, "`wimse` in a rule with `tcp`: a TCP check carries no headers");
+        }
+        Some(WorkloadPart { spiffe: spiffe.into(), origins: origins.map(Arc::clone) })
+    }
+
+    /// What is told by a workload identity token is verified by the bundle of its trust domain.
+    fn needs_bundle(&mut self, text: &Text) {
+        let Ok(pattern) = SpiffePattern::parse(&text.value) else { return };
+        let named = pattern.trust_domain();
+        let declared = self.documents.trust_domains.iter().find(|d| d.name.value == named);
+        let is_there = declared.is_some_and(|domain| domain.bundle.is_some() || domain.broken);
+        if is_there || self.documents.unnamed.trust_domains {
+            return;
+        }
+        let message = format!("no TrustDomain `{named}` with a `spiffeBundle` is declared");
+        self.report(
+            Diagnostic::new(&text.at, message).help(
+                "the bundle has the keys of its workload identity tokens, as `use: wit-svid`",
+            ),
+        );
     }
 
     /// IDs of undeclared trust domains are not believed once one is declared, so that a pattern which

@@ -8,7 +8,7 @@ use crate::{
     policy::{
         document::{
             ABSENT_TYPE, ClientAuthentication, IntrospectedTokens, IntrospectionDocument,
-            IssuerDocument, KeySource, Profile, ScopeClaim, Text,
+            IssuerDocument, KeySource, Profile, SVID_ALGORITHMS, ScopeClaim, Text,
         },
         scope::ScopeGrammar,
         yaml::{Node, Value},
@@ -163,12 +163,13 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
         if is_svid { svids(decoder, &mut fields) } else { own(decoder, &mut fields, files) };
     let audiences = fields.required(decoder, "audiences", Decoder::texts);
     let algorithms = fields.optional(decoder, "algorithms", |decoder, node| {
-        decoder.list(node, |decoder, node| match algorithm(decoder, node)? {
-            // JWT-SVID §2.1.
-            Algorithm::EdDSA if is_svid => {
-                Err(decoder.wrong(&node.at, "a JWT-SVID is never signed with `EdDSA`"))
+        decoder.list(node, |decoder, node| {
+            let algorithm = algorithm(decoder, node)?;
+            if is_svid && !SVID_ALGORITHMS.contains(&algorithm) {
+                let message = "a JWT-SVID is never signed with `EdDSA`";
+                return Err(decoder.wrong(&node.at, message));
             }
-            algorithm => Ok(algorithm),
+            Ok(algorithm)
         })
     });
     let max_lifetime = fields
@@ -199,7 +200,7 @@ pub(super) fn spec(decoder: &mut Decoder, node: &Node, files: &Files) -> Decoded
             Profile::Rfc9068 | Profile::Jwt => {
                 vec![Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256]
             }
-            Profile::JwtSvid => SVID_ALGORITHMS.to_vec(),
+            Profile::JwtSvid | Profile::WitSvid => SVID_ALGORITHMS.to_vec(),
         }),
         types,
         max_lifetime: max_lifetime?.unwrap_or(day),
@@ -249,20 +250,6 @@ fn own(decoder: &mut Decoder, fields: &mut Fields<'_>, files: &Files) -> Decoded
     let types = types?.unwrap_or_else(|| vec!["at+jwt".to_owned()]);
     Ok(Source { issuer: issuer?, keys, types, introspection })
 }
-
-/// JWT-SVID §2.1. An RSA key without `alg`, as in SPIRE's bundles, is used with the first of RSA's: RS256, as SPIRE
-/// signs.
-const SVID_ALGORITHMS: [Algorithm; 9] = [
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::ES512,
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
 
 /// JWT-SVID §2.3.
 const SVID_TYPES: [&str; 3] = [ABSENT_TYPE, "jwt", "jose"];

@@ -219,11 +219,13 @@ fn from(decoder: &mut Decoder, node: &Node) -> Decoded<FromDocument> {
     let spiffe = fields.optional(decoder, "spiffe", Decoder::texts);
     let dns = fields.optional(decoder, "dns", Decoder::texts);
     let thumbprints = fields.optional(decoder, "thumbprints", Decoder::texts);
+    let wimse = fields.optional(decoder, "wimse", Decoder::texts);
     for key in ["via", "subjects", "issuers"] {
         fields.not_enforced(decoder, key);
     }
     fields.finish(decoder);
-    Ok(FromDocument { spiffe: spiffe?, dns: dns?, thumbprints: thumbprints?, at: node.at.clone() })
+    let (spiffe, dns, thumbprints, wimse) = (spiffe?, dns?, thumbprints?, wimse?);
+    Ok(FromDocument { spiffe, dns, thumbprints, wimse, at: node.at.clone() })
 }
 
 fn token(decoder: &mut Decoder, node: &Node, broken: &mut bool) -> Decoded<TokenDocument> {

@@ -23,7 +23,7 @@ fn set(rules: Vec<RuleDocument>) -> PolicySet {
 }
 
 fn by(peer: Proof<Peer<'_>>, token: Proof<BoundToken>) -> Principal<'_> {
-    Principal { peer, token, refused_token: None }
+    Principal { peer, workload: Proof::Absent, token, refused_token: None }
 }
 
 fn reason(rule: RuleDocument, principal: &Principal<'_>) -> Reason {
@@ -63,8 +63,12 @@ fn different_fields_of_from_must_all_hold() {
         certificate: None,
     };
     let named = Peer { spiffe: None, thumbprint: None, evidence: &evidence };
-    let principal =
-        Principal { peer: Proof::Proven(named), token: Proof::Absent, refused_token: None };
+    let principal = Principal {
+        peer: Proof::Proven(named),
+        workload: Proof::Absent,
+        token: Proof::Absent,
+        refused_token: None,
+    };
     assert_eq!(reason(rule.clone(), &principal), Reason::PeerNotAllowed);
     let from = rule.from.as_mut().unwrap();
     (from.spiffe, from.thumbprints) = (None, None);
@@ -81,8 +85,12 @@ fn a_thumbprint_that_was_not_forwarded_fails_allow_rules_and_matches_deny_rules(
         certificate: None,
     };
     let unknown = Peer { spiffe: None, thumbprint: None, evidence: &evidence };
-    let principal =
-        Principal { peer: Proof::Proven(unknown), token: Proof::Absent, refused_token: None };
+    let principal = Principal {
+        peer: Proof::Proven(unknown),
+        workload: Proof::Absent,
+        token: Proof::Absent,
+        refused_token: None,
+    };
     let by_thumbprint = |rule: RuleDocument| {
         let mut rule = rule.spiffe(WEB_ONLY);
         let from = rule.from.as_mut().unwrap();
@@ -295,11 +303,11 @@ fn only_what_candidates_ask_for_is_needed() {
         open("token").token(&["corp"], &[]).paths(&["/token"]),
         deny("deny").spiffe(WEB_ONLY).paths(&["/open/x"]),
     ]);
-    let needs = |path: &str| set.candidates(&get(path)).needs(&Proof::Absent);
+    let needs = |path: &str| set.candidates(&get(path)).needs(&nobody());
     assert_eq!(needs("/open"), Needs::default());
-    assert_eq!(needs("/peer"), Needs { peer: true, token: false, ..Needs::default() });
-    assert_eq!(needs("/open/x"), Needs { peer: true, token: false, ..Needs::default() });
-    assert_eq!(needs("/token"), Needs { peer: true, token: true, ..Needs::default() });
+    assert_eq!(needs("/peer"), Needs { token: false, ..Needs::default() });
+    assert_eq!(needs("/open/x"), Needs { token: false, ..Needs::default() });
+    assert_eq!(needs("/token"), Needs { token: true, ..Needs::default() });
     assert_eq!(needs("/none"), Needs::default());
 }
 

@@ -129,7 +129,9 @@ fn a_proof_is_observed_for_the_callers_that_a_rule_names_and_used_up_for_all_oth
     let consumes = |caller: Option<&str>| {
         let caller = caller.map(|id| SpiffeId::parse(id).unwrap());
         match set.decide(&set.candidates(&get("/")), &get("/"), &principal, &mut ()) {
-            Decision::Allow(permit) => permit.obligation(&principal, caller).unwrap().consume,
+            Decision::Allow(permit) => {
+                permit.obligation(&principal, caller).unwrap().consume.is_some()
+            }
             Decision::Deny(denial) => panic!("{:?}", denial.reason),
         }
     };
@@ -145,7 +147,7 @@ fn an_allow_owes_what_its_rule_says_of_the_proof() {
         let set = compiled(vec![policy]);
         match set.decide(&set.candidates(&get("/")), &get("/"), principal, &mut ()) {
             Decision::Allow(permit) => {
-                permit.obligation(principal, None).map(|owed| (owed.consume, owed.nonce))
+                permit.obligation(principal, None).map(|owed| (owed.consume.is_some(), owed.nonce))
             }
             Decision::Deny(denial) => panic!("{:?}", denial.reason),
         }

@@ -205,7 +205,12 @@ fn principals() -> impl Strategy<Value = Principal<'static>> {
                     token
                 }
             });
-    (peers, tokens).prop_map(|(peer, token)| Principal { peer, token, refused_token: None })
+    (peers, tokens).prop_map(|(peer, token)| Principal {
+        peer,
+        workload: Proof::Absent,
+        token,
+        refused_token: None,
+    })
 }
 
 fn found(set: &PolicySet, evidence: &Evidence<'_>) -> Option<Vec<String>> {

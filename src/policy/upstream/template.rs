@@ -299,6 +299,7 @@ pub(in crate::policy) mod tests {
                 proof: None,
                 authentication_age: None,
             }),
+            workload: Proof::Absent,
             refused_token: None,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::credential::dpop::{Origin, PresentedNonce};
+use crate::credential::dpop::{Origin, PresentedNonce, VerifiedProof};
 
 const START: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -29,7 +29,7 @@ fn after(seconds: u64) -> UnixTime {
 }
 
 fn consume(store: &MemoryStore, proof: &VerifiedProof, now: UnixTime) -> Result<(), ReplayError> {
-    store.consume(Use { proof, check: None }, now)
+    store.consume(Use { proof: proof.as_used(), check: None }, now)
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_retry_of_the_same_check_is_no_replay_and_nothing_else_is_one() {
     let store = MemoryStore::new(10, START);
     let one = proof(1, START);
     let id = |caller, stream, message: &[u8]| CheckId::new(caller, stream, message);
-    let ask = |check| store.consume(Use { proof: &one, check }, START);
+    let ask = |check| store.consume(Use { proof: one.as_used(), check }, START);
     let envoy = Some("spiffe://td/gateway");
     let first = id(envoy, "7", b"message 7");
     assert!(first.is_some());
@@ -137,7 +137,7 @@ fn a_retry_of_the_same_check_is_no_replay_and_nothing_else_is_one() {
     // What was used where retries cannot be told is not open to one that can.
     let two = proof(2, START);
     assert_eq!(consume(&store, &two, START), Ok(()));
-    let later = store.consume(Use { proof: &two, check: first }, START);
+    let later = store.consume(Use { proof: two.as_used(), check: first }, START);
     assert_eq!(later, Err(ReplayError::Replayed));
 }
 
