@@ -10,7 +10,7 @@ use symbolon::{
     credential::dpop::{Call, ProofRules, ProofVerifier, nonce::Nonces},
     evidence::authorization::PresentedProof,
     identity::Thumbprint,
-    trust::jwks,
+    trust::jwks::Algorithm,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let rules = ProofRules {
         algorithms: algorithms
             .iter()
-            .filter_map(|name| Some((jwks::algorithm(name)?, (*name).to_owned())))
+            .filter_map(|name| Some((Algorithm::parse(name)?, (*name).to_owned())))
             .collect(),
         past: Duration::from_secs(60),
         future: Duration::from_secs(10),
