@@ -122,6 +122,25 @@ pub struct Waited<'w> {
     pub refetched: bool,
     /// What an issuer said about a token.
     pub introspected: Option<&'w Introspected>,
+    /// The DPoP proof of this very check, verified at the same time.
+    pub proven: Option<&'w ProvenKey>,
+}
+
+/// A DPoP proof that was verified in this check, with the thumbprint of its key. Method, path and token are
+/// those of the check, and so no part of it.
+#[derive(Clone, Debug)]
+pub struct ProvenKey {
+    key: Thumbprint,
+    proof: Box<VerifiedProof>,
+}
+
+impl Principal<'_> {
+    /// Returns the verified DPoP proof, where there is one, for [`Waited::proven`].
+    #[must_use]
+    pub fn proven_key(&self) -> Option<ProvenKey> {
+        let Proof::Proven(bound) = &self.token else { return None };
+        Some(ProvenKey { key: bound.token.confirmation.key?, proof: bound.proof.clone()? })
+    }
 }
 
 /// What verifying rests on.
@@ -195,9 +214,10 @@ impl Verifier<'_> {
             }
             Credentials::Token { scheme, token } => (scheme, token),
         };
-        let verified = self
-            .token(token, needs.opaque, waited)
-            .and_then(|(token, hash)| self.bind(evidence, scheme, &principal.peer, token, hash));
+        let verified = self.token(token, needs.opaque, waited).and_then(|(token, hash)| {
+            let call = (scheme, &principal.peer, waited.proven);
+            self.bind(evidence, call, token, hash)
+        });
         match verified {
             Ok(token) => principal.token = Proof::Proven(token),
             Err(Refusal::Final { reason, token }) => {
@@ -219,12 +239,14 @@ impl Verifier<'_> {
     fn bind(
         &self,
         evidence: &Evidence<'_>,
-        scheme: Scheme,
-        peer: &Proof<Peer<'_>>,
+        (scheme, peer, proven): (Scheme, &Proof<Peer<'_>>, Option<&ProvenKey>),
         token: Arc<AccessToken>,
         hash: Thumbprint,
     ) -> Result<BoundToken, Refusal> {
         let prove_key = |key| {
+            if let Some(proven) = proven.filter(|proven| proven.key == key) {
+                return Ok(proven.proof.clone());
+            }
             let http = evidence.http();
             let (method, path) = http.map_or(("", ""), |http| (http.method, http.path.sent()));
             let presented = http.map(|http| http.proof).unwrap_or_default();

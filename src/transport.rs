@@ -13,7 +13,7 @@ pub mod wire;
 use std::{
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use crate::{
     clock::{SharedClock, UnixTime},
     config::CheckSettings,
     credential::{
-        Peer, Principal, Proof, Verified, Verifier, Waited,
+        Peer, Principal, Proof, ProvenKey, Verified, Verifier, Waited,
         cache::TokenCache,
         claims::AccessToken,
         dpop::{
@@ -47,7 +47,7 @@ use crate::{
         decision_id::DecisionId,
         metrics::Metrics,
         record::{DecisionRecord, PeerRecord, PolicyRecord, TokenRecord},
-        sink::{QueueFull, RecordQueue},
+        sink::{RecordQueue, Room},
     },
     transport::{
         obligation::{Known, Recorded, Unmet},
@@ -117,6 +117,7 @@ impl AuthorizationService {
                 id: DecisionId::next(),
                 arrived: Instant::now(),
                 caller: caller.as_deref(),
+                room: OnceLock::new(),
             };
             let answered = pin!(AssertUnwindSafe(check.within(deadline, &mut body)).catch_unwind());
             let response = match answered.await {
@@ -152,6 +153,8 @@ struct Check<'c> {
     id: DecisionId,
     arrived: Instant,
     caller: Option<&'c str>,
+    /// Kept for its record, where it uses a proof up.
+    room: OnceLock<Room>,
 }
 
 /// How far a check came without waiting.
@@ -162,8 +165,9 @@ enum Step<'c> {
     Refetch(Refetch),
     /// To a token that its issuer is asked about; then it starts again.
     Introspect(Introspection),
-    /// To an allow for which the use of a proof has to be recorded first; then it starts again.
-    Consume(&'c RedisStore, Pending),
+    /// To an allow for which the use of a proof has to be recorded first; then it starts again, and does not
+    /// verify the DPoP proof once more.
+    Consume(&'c RedisStore, Pending, Option<ProvenKey>),
 }
 
 /// What a check that starts again knows from before.
@@ -173,6 +177,7 @@ struct Before {
     now: UnixTime,
     refetched: bool,
     introspected: Option<Introspected>,
+    proven: Option<ProvenKey>,
     recorded: Option<Recorded>,
 }
 
@@ -215,7 +220,8 @@ impl<'c> Check<'c> {
             return self.refuse(Reason::NoPolicyLoaded);
         };
         let now = self.context.clock.now();
-        let mut before = Before { now, refetched: false, introspected: None, recorded: None };
+        let mut before =
+            Before { now, refetched: false, introspected: None, proven: None, recorded: None };
         // All but waiting is synchronous, so that this future holds no more than the message.
         loop {
             match self.decide(&message, snapshot, &before) {
@@ -239,7 +245,8 @@ impl<'c> Check<'c> {
                     before.introspected = Some(introspection.0.await);
                     before.now = self.context.clock.now();
                 }
-                Step::Consume(store, pending) => {
+                Step::Consume(store, pending, proven) => {
+                    before.proven = proven;
                     // On the heap, as nearly every check does without it.
                     let result = Box::pin(store.record(pending)).await;
                     before.recorded = Some(Recorded { pending, result });
@@ -250,7 +257,7 @@ impl<'c> Check<'c> {
 
     /// Runs the pipeline as far as it comes without waiting.
     fn decide(&self, message: &[u8], snapshot: &Snapshot, before: &Before) -> Step<'c> {
-        let Before { now, refetched, ref introspected, recorded } = *before;
+        let Before { now, refetched, ref introspected, ref proven, recorded } = *before;
         let facts = Facts { snapshot: Some(snapshot), ..Facts::default() };
         let refuse = |reason| self.finish(now, &Answer::Deny(Refusal::without_rule(reason)), facts);
         let Ok(request) = CheckRequest::decode(message) else {
@@ -267,7 +274,8 @@ impl<'c> Check<'c> {
         let candidates = snapshot.policies.candidates(&evidence);
         let Context { tokens, proofs, .. } = self.context;
         let verifier = Verifier { trust, tokens, proofs, now };
-        let waited = Waited { refetched, introspected: introspected.as_ref() };
+        let waited =
+            Waited { refetched, introspected: introspected.as_ref(), proven: proven.as_ref() };
         let callers = match verifier.callers(&evidence, candidates.asks_workload(), waited) {
             Ok(callers) => callers,
             Err(refetch) => return Step::Refetch(refetch),
@@ -278,13 +286,16 @@ impl<'c> Check<'c> {
             Verified::KeyMissing(refetch) => return Step::Refetch(refetch),
             Verified::Introspects(introspection) => return Step::Introspect(introspection),
         };
+        let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
         let nonce;
         let known = Known { evidence: &evidence, principal: &principal, message, now, recorded };
         let decided = match snapshot.policies.decide(&candidates, &evidence, &principal, &mut ()) {
-            Decision::Allow(permit) => match self.allow(&permit, known) {
+            Decision::Allow(permit) => match self.allow(&permit, known, facts) {
                 Ok(changes) => Ok((permit, changes)),
                 Err(Unmet::Denied(denial)) => Err(denial),
-                Err(Unmet::Waits(store, pending)) => return Step::Consume(store, pending),
+                Err(Unmet::Waits(store, pending)) => {
+                    return Step::Consume(store, pending, principal.proven_key());
+                }
             },
             Decision::Deny(denial) => Err(denial),
         };
@@ -296,7 +307,6 @@ impl<'c> Check<'c> {
                 Answer::Deny(self.context.refusal(&denial, &evidence, nonce.as_deref()))
             }
         };
-        let facts = Facts { evidence: Some(&evidence), principal: Some(&principal), ..facts };
         Step::Done(self.finish(now, &answer, facts))
     }
 
@@ -330,7 +340,8 @@ impl<'c> Check<'c> {
     /// Records, counts and builds the response: each check comes here exactly once.
     fn finish(&self, now: UnixTime, answer: &Answer<'_>, facts: Facts<'_>) -> CheckResponse {
         let elapsed = self.arrived.elapsed();
-        let recorded = self.record(now, elapsed, answer, facts);
+        let record = self.record((now, elapsed), answer.reason(), answer.rule(), facts);
+        let recorded = self.context.records.push(&record, self.room.get());
         let unrecorded = Answer::Deny(Refusal::without_rule(Reason::RecordUnavailable));
         let answer = if recorded.is_ok() { answer } else { &unrecorded };
         self.context.metrics.check(answer.reason(), elapsed);
@@ -342,15 +353,15 @@ impl<'c> Check<'c> {
         response::build(answer, label, unary::PREFIX)
     }
 
-    fn record(
-        &self,
-        now: UnixTime,
-        elapsed: Duration,
-        answer: &Answer<'_>,
-        facts: Facts<'_>,
-    ) -> Result<(), QueueFull> {
-        let mut record = DecisionRecord::new(now, self.id, answer.reason());
-        record.rule = answer.rule();
+    fn record<'a>(
+        &'a self,
+        (now, elapsed): (UnixTime, Duration),
+        reason: Reason,
+        rule: Option<&'a str>,
+        facts: Facts<'a>,
+    ) -> DecisionRecord<'a> {
+        let mut record = DecisionRecord::new(now, self.id, reason);
+        record.rule = rule;
         record.caller = self.caller;
         record.duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         record.policy = facts.snapshot.map(|snapshot| PolicyRecord {
@@ -383,7 +394,7 @@ impl<'c> Check<'c> {
             introspected: token.introspected,
             actors: &token.actors,
         });
-        self.context.records.push(&record)
+        record
     }
 }
 

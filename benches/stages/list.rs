@@ -158,7 +158,7 @@ fn record(world: &World) -> Stage {
     let (records, snapshot, now) = (Arc::clone(&world.records), world.snapshot, world.now());
     Stage::of("record", world, move |asked| {
         let record = asked.record(now, DecisionId::next(), snapshot);
-        black_box(records.push(&record).is_ok());
+        black_box(records.push(&record, None).is_ok());
     })
 }
 

@@ -12,7 +12,10 @@ use super::{
     },
     *,
 };
-use crate::trust::jwks::KeySet;
+use crate::{
+    evidence::{Attempt, authorization::PresentedProof, path::Path},
+    trust::jwks::{Algorithm, KeySet, PublicKey},
+};
 
 const NEEDS: Needs<'_> = Needs { token: true, opaque: None };
 
@@ -431,6 +434,47 @@ fn an_unbound_token_with_the_dpop_scheme_is_refused() {
     let verified = verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, Waited::default());
     let Verified::Settled(principal) = verified else { panic!() };
     assert!(matches!(principal.token, Proof::Unproven(Reason::SchemeMismatch)));
+}
+
+#[test]
+fn a_proof_that_this_check_has_verified_is_not_verified_again_and_is_for_its_key_alone() {
+    let (world, holder) = (World::new(), Signer::es256("h"));
+    let mut jwk = holder.jwk();
+    jwk.as_object_mut().unwrap().remove("kid");
+    let key = PublicKey::read(&jwk, Algorithm::ES256).unwrap().thumbprint();
+    let mint = |key: Thumbprint| {
+        world.signer.sign(&claims_with("cnf", Some(json!({"jkt": key.to_base64url()}))))
+    };
+    let token = mint(key);
+    let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": jwk});
+    let proof = holder.sign_with(
+        &header,
+        &json!({
+            "jti": "1", "htm": "GET", "htu": "https://payments.example/v1/payments",
+            "iat": NOW.as_secs(), "ath": Thumbprint::of(token.as_bytes()).to_base64url(),
+        }),
+    );
+    let verify = |token: &str, proof: PresentedProof<'_>, proven: Option<&ProvenKey>| {
+        let mut evidence = evidence(Credentials::Token { scheme: Scheme::Dpop, token }, None);
+        let Attempt::Http(http) = &mut evidence.attempt else { panic!() };
+        http.path = Path::read("/v1/payments", "GET");
+        http.proof = proof;
+        let waited = Waited { proven, ..Waited::default() };
+        match verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, waited) {
+            Verified::Settled(principal) => match &principal.token {
+                Proof::Proven(_) => Ok(principal.proven_key().unwrap()),
+                Proof::Unproven(reason) => Err(*reason),
+                Proof::Absent => panic!(),
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    let proven = verify(&token, PresentedProof::One(&proof), None).unwrap();
+    // No proof is looked at: there need not even be one.
+    verify(&token, PresentedProof::Absent, Some(&proven)).unwrap();
+    assert!(verify(&token, PresentedProof::Absent, None).is_err());
+    let other = mint(Thumbprint::of(b"another key"));
+    assert!(verify(&other, PresentedProof::One(&proof), Some(&proven)).is_err());
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub struct RecordQueue {
 #[derive(Debug)]
 struct Shared {
     stripes: [Stripe; STRIPES],
-    /// Bytes appended and not yet written: no more than `limit`, but for the overshoot of a check
+    /// Bytes appended and not yet written, or kept for records to come: no more than `limit`, but for the overshoot of a check
     /// that finds the queue full and takes its own back.
     queued: AtomicUsize,
     limit: usize,
@@ -129,24 +129,30 @@ impl RecordQueue {
         Ok(Self { shared, ended: Some(Mutex::new(ended)) })
     }
 
-    /// Appends `record`. Called before its check is answered, so that a decision that cannot be
-    /// recorded is not given. Does not wait for the sink.
+    /// Keeps room for a record like this one, where its check would be denied without: for what must not be
+    /// done for a check that is denied. `None` where no check is.
+    ///
+    /// # Errors
+    /// [`QueueFull`].
+    pub fn reserve(&self, record: &DecisionRecord<'_>) -> Result<Option<Room>, QueueFull> {
+        if self.shared.off || self.shared.overflow == Overflow::Drop {
+            return Ok(None);
+        }
+        let bytes = with_line(record, <[u8]>::len).saturating_add(ROOM_MARGIN);
+        self.shared.take(bytes)?;
+        Ok(Some(Room { shared: Arc::clone(&self.shared), left: AtomicUsize::new(bytes) }))
+    }
+
+    /// Appends `record`, into the `room` that was kept for it if there is one. Called before its check is
+    /// answered, so that a decision that cannot be recorded is not given. Does not wait for the sink.
     ///
     /// # Errors
     /// [`QueueFull`] with [`Overflow::Deny`]; with [`Overflow::Drop`] the record is counted as dropped.
-    pub fn push(&self, record: &DecisionRecord<'_>) -> Result<(), QueueFull> {
+    pub fn push(&self, record: &DecisionRecord<'_>, room: Option<&Room>) -> Result<(), QueueFull> {
         if self.shared.off {
             return Ok(());
         }
-        LINE.with(|line| {
-            // Taken out for the time being: should writing the record panic, nothing is borrowed.
-            let mut bytes = line.take();
-            bytes.clear();
-            record.append_to(&mut bytes);
-            let pushed = self.shared.push(&bytes);
-            line.replace(bytes);
-            pushed
-        })
+        with_line(record, |line| self.shared.push(line, room))
     }
 
     /// Writes what is queued, then ends the writing thread; waits for that no longer than `timeout`,
@@ -172,18 +178,68 @@ impl Drop for RecordQueue {
     }
 }
 
+/// Room in the queue that is kept for one record; what is not used is given back when it is dropped.
+#[derive(Debug)]
+pub struct Room {
+    shared: Arc<Shared>,
+    left: AtomicUsize,
+}
+
+impl Room {
+    /// Takes so much of it, or nothing.
+    fn take(&self, bytes: usize) -> bool {
+        let rest = |left: usize| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).is_ok()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shared.queued.fetch_sub(*self.left.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Reason, status and duration of the record that comes may be longer than those of the one it was kept for.
+const ROOM_MARGIN: usize = 128;
+
+/// Calls `then` with the record as a line.
+fn with_line<T>(record: &DecisionRecord<'_>, then: impl FnOnce(&[u8]) -> T) -> T {
+    LINE.with(|line| {
+        // Taken out for the time being: should writing the record panic, nothing is borrowed.
+        let mut bytes = line.take();
+        bytes.clear();
+        record.append_to(&mut bytes);
+        let result = then(&bytes);
+        line.replace(bytes);
+        result
+    })
+}
+
 impl Shared {
-    fn push(&self, line: &[u8]) -> Result<(), QueueFull> {
-        let before = self.queued.fetch_add(line.len(), Ordering::Relaxed);
-        let after = before.saturating_add(line.len());
-        if after > self.limit || self.stop.load(Ordering::Relaxed) {
-            self.queued.fetch_sub(line.len(), Ordering::Relaxed);
+    /// Takes room for so many bytes, and returns how many were queued before.
+    fn take(&self, bytes: usize) -> Result<usize, QueueFull> {
+        let before = self.queued.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limit || self.stop.load(Ordering::Relaxed) {
+            self.queued.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(QueueFull);
+        }
+        Ok(before)
+    }
+
+    fn push(&self, line: &[u8], room: Option<&Room>) -> Result<(), QueueFull> {
+        let taken = if room.is_some_and(|room| room.take(line.len())) {
+            Ok(self.queued.load(Ordering::Relaxed).saturating_sub(line.len()))
+        } else {
+            self.take(line.len())
+        };
+        let Ok(before) = taken else {
             self.metrics.record_dropped();
             return match self.overflow {
                 Overflow::Drop => Ok(()),
                 Overflow::Deny => Err(QueueFull),
             };
-        }
+        };
+        let after = before.saturating_add(line.len());
         let mut lines = self.stripe().lock();
         let waiting = lines.bytes.len();
         lines.bytes.extend_from_slice(line);

@@ -15,7 +15,8 @@ use crate::{
     policy::{Denial, Obligation, Permit, upstream::HeaderChanges},
     reason::Reason,
     response::{Challenge, Refusal},
-    transport::{Check, Context},
+    telemetry::sink::QueueFull,
+    transport::{Check, Context, Facts},
 };
 
 /// What is known of a check that was decided.
@@ -56,12 +57,14 @@ impl<'c> Check<'c> {
         &'k self,
         permit: &Permit<'s>,
         known: Known<'k>,
+        facts: Facts<'_>,
     ) -> Result<HeaderChanges<'k>, Unmet<'s, 'c>> {
         let Known { evidence, principal, .. } = known;
         let changes = permit.upstream(evidence, principal, self.id.as_str());
         let mut changes = changes.map_err(Unmet::Denied)?;
         let caller = self.caller.and_then(|caller| SpiffeId::parse(caller).ok());
         if let Some(obligation) = permit.obligation(principal, caller) {
+            self.keep_room(obligation, permit, known, facts).map_err(Unmet::Denied)?;
             self.meet(obligation, known).map_err(|obstacle| match obstacle {
                 Obstacle::Reason(reason) => Unmet::Denied(permit.denied(reason)),
                 Obstacle::Waits(store, pending) => Unmet::Waits(store, pending),
@@ -71,6 +74,27 @@ impl<'c> Check<'c> {
             }
         }
         Ok(changes)
+    }
+
+    /// Sees to it that the record finds room, before a proof is used up for a check that is denied without.
+    fn keep_room<'s>(
+        &self,
+        obligation: Obligation,
+        permit: &Permit<'s>,
+        known: Known<'_>,
+        facts: Facts<'_>,
+    ) -> Result<(), Denial<'s>> {
+        if obligation.consume.is_none() || self.room.get().is_some() {
+            return Ok(());
+        }
+        let time = (known.now, self.arrived.elapsed());
+        let record = self.record(time, Reason::Allowed, Some(&permit.rule().id), facts);
+        match self.context.records.reserve(&record) {
+            Ok(None) => Ok(()),
+            // Nobody else sets it: a check is one at a time.
+            Ok(Some(room)) => self.room.set(room).or(Ok(())),
+            Err(QueueFull) => Err(permit.denied(Reason::RecordUnavailable)),
+        }
     }
 
     /// Uses the proof up, unless the rule leaves that to others.

@@ -65,7 +65,7 @@ impl World {
 
     fn check_told(&self, token: &str, answer: Answer) -> Result<BoundToken, Reason> {
         let told = self.told(token, answer);
-        let waited = Waited { refetched: false, introspected: Some(&told) };
+        let waited = Waited { introspected: Some(&told), ..Waited::default() };
         self.settled(bearer(token), None, NEEDS, NOW, waited)
     }
 
@@ -123,7 +123,7 @@ async fn an_answer_counts_for_the_token_that_was_asked_about_only() {
     let world = World::new(IntrospectedTokens::Opaque);
     let serde_json::Value::Object(claims) = answer() else { panic!() };
     let told = world.told("another", Answer::Active(Arc::new(claims)));
-    let waited = Waited { refetched: false, introspected: Some(&told) };
+    let waited = Waited { introspected: Some(&told), ..Waited::default() };
     let evidence = evidence(bearer(OPAQUE), None);
     let verified = verify(&evidence, NEEDS, &world.trust, &world.tokens, NOW, waited);
     assert!(matches!(verified, Verified::Introspects(_)));
@@ -195,7 +195,7 @@ async fn an_opaque_token_bound_to_a_certificate_needs_that_certificate() {
     let by = |thumbprint: Thumbprint| {
         let serde_json::Value::Object(claims) = bound.clone() else { panic!() };
         let told = world.told(OPAQUE, Answer::Active(Arc::new(claims)));
-        let waited = Waited { refetched: false, introspected: Some(&told) };
+        let waited = Waited { introspected: Some(&told), ..Waited::default() };
         let peer = PeerEvidence {
             spiffe: None,
             spiffe_untold: false,

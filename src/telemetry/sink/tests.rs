@@ -138,7 +138,7 @@ fn a_panic_while_writing_is_a_failure_and_the_record_is_written_later() {
     let target = Target::Stream(Box::new(Stumbling(pipe.clone(), false)));
     let settings = settings(RecordSink::Stdout, 1 << 20, Overflow::Deny);
     let queue = RecordQueue::with_target(Some(target), &settings, Arc::clone(&metrics)).unwrap();
-    queue.push(&record("/a")).unwrap();
+    queue.push(&record("/a"), None).unwrap();
     let end = Instant::now() + LONG;
     while written(&metrics) == 0 {
         assert!(Instant::now() < end);
@@ -160,7 +160,7 @@ fn records_of_many_threads_are_written_whole_and_in_each_threads_order() {
             let queue = &queue;
             scope.spawn(move || {
                 for n in 0..500 {
-                    queue.push(&record(&format!("/{thread}/{n}"))).unwrap();
+                    queue.push(&record(&format!("/{thread}/{n}")), None).unwrap();
                 }
             });
         }
@@ -180,7 +180,7 @@ fn a_stuck_sink_fills_the_queue_and_then_records_are_dropped_and_counted() {
     let (queue, pipe, metrics) = piped(4000, Overflow::Drop);
     pipe.set(|state| state.stuck = true);
     for _ in 0..100 {
-        assert_eq!(queue.push(&record("/")), Ok(()));
+        assert_eq!(queue.push(&record("/"), None), Ok(()));
     }
     let lost = dropped(&metrics);
     assert!(lost > 50, "{lost}");
@@ -196,15 +196,15 @@ fn a_stuck_sink_fills_the_queue_and_then_records_are_dropped_and_counted() {
 fn a_full_queue_denies_where_configured_and_accepts_again_when_there_is_room() {
     let (queue, pipe, metrics) = piped(4000, Overflow::Deny);
     pipe.set(|state| state.stuck = true);
-    let accepted = (0..100).take_while(|_| queue.push(&record("/")).is_ok()).count();
+    let accepted = (0..100).take_while(|_| queue.push(&record("/"), None).is_ok()).count();
     assert!((5..50).contains(&accepted), "{accepted}");
-    assert_eq!(queue.push(&record("/")), Err(QueueFull));
+    assert_eq!(queue.push(&record("/"), None), Err(QueueFull));
     assert_eq!(dropped(&metrics), 2);
     pipe.set(|state| state.stuck = false);
     pipe.wait_for(|state| !state.bytes.is_empty());
     // The writer frees the room right after; whoever asks again gets it.
     let end = Instant::now() + LONG;
-    while queue.push(&record("/again")).is_err() {
+    while queue.push(&record("/again"), None).is_err() {
         assert!(Instant::now() < end);
         thread::yield_now();
     }
@@ -217,7 +217,7 @@ fn a_sink_that_fails_in_the_middle_of_a_line_heals_without_losing_or_doubling_an
     let (queue, pipe, metrics) = piped(1 << 20, Overflow::Deny);
     pipe.set(|state| state.room = Some(333));
     for n in 0..10 {
-        queue.push(&record(&format!("/{n}"))).unwrap();
+        queue.push(&record(&format!("/{n}")), None).unwrap();
     }
     pipe.wait_for(|state| state.attempts > 3);
     pipe.set(|state| state.room = None);
@@ -240,13 +240,13 @@ fn a_file_that_was_moved_away_or_deleted_is_opened_anew() {
     let (path, moved) = (temp.path().join("records"), temp.path().join("records.1"));
     let settings = settings(RecordSink::File(path.clone()), 1 << 20, Overflow::Deny);
     let queue = RecordQueue::start(&settings, metrics()).unwrap();
-    queue.push(&record("/one")).unwrap();
+    queue.push(&record("/one"), None).unwrap();
     wait_for_text(&path, "/one");
     fs::rename(&path, &moved).unwrap();
-    queue.push(&record("/two")).unwrap();
+    queue.push(&record("/two"), None).unwrap();
     wait_for_text(&path, "/two");
     fs::remove_file(&path).unwrap();
-    queue.push(&record("/three")).unwrap();
+    queue.push(&record("/three"), None).unwrap();
     assert_eq!(queue.flush_and_stop(LONG), 0);
     assert_eq!(paths(&fs::read_to_string(&moved).unwrap()), ["/one"]);
     assert_eq!(paths(&fs::read_to_string(&path).unwrap()), ["/three"]);
@@ -259,7 +259,7 @@ fn records_are_appended_to_a_file_that_is_there() {
     for name in ["/one", "/two"] {
         let settings = settings(RecordSink::File(path.clone()), 1 << 20, Overflow::Deny);
         let queue = RecordQueue::start(&settings, metrics()).unwrap();
-        queue.push(&record(name)).unwrap();
+        queue.push(&record(name), None).unwrap();
         assert_eq!(queue.flush_and_stop(LONG), 0);
     }
     assert_eq!(paths(&fs::read_to_string(&path).unwrap()), ["/one", "/two"]);
@@ -277,11 +277,35 @@ fn nothing_is_queued_when_records_are_off_and_nothing_after_the_stop() {
     let metrics = metrics();
     let off = settings(RecordSink::Off, 0, Overflow::Deny);
     let queue = RecordQueue::start(&off, Arc::clone(&metrics)).unwrap();
-    assert_eq!(queue.push(&record("/")), Ok(()));
+    assert_eq!(queue.push(&record("/"), None), Ok(()));
     assert_eq!(queue.flush_and_stop(LONG), 0);
     assert_eq!(dropped(&metrics), 0);
     let (queue, pipe, _metrics) = piped(1 << 20, Overflow::Deny);
     assert_eq!(queue.flush_and_stop(LONG), 0);
-    assert_eq!(queue.push(&record("/")), Err(QueueFull));
+    assert_eq!(queue.push(&record("/"), None), Err(QueueFull));
     assert_eq!(pipe.text(), "");
+}
+
+#[test]
+fn room_that_is_kept_is_the_records_own_and_is_given_back() {
+    let (queue, pipe, _metrics) = piped(4000, Overflow::Deny);
+    pipe.set(|state| state.stuck = true);
+    let room = queue.reserve(&record("/kept")).unwrap().unwrap();
+    while queue.push(&record("/"), None).is_ok() {}
+    assert!(queue.reserve(&record("/late")).is_err());
+    // A little longer than the one that it was kept for, as with another reason.
+    assert_eq!(queue.push(&record("/kept/and/more"), Some(&room)), Ok(()));
+    // Once: what comes after it has no room of its own.
+    assert_eq!(queue.push(&record("/kept"), Some(&room)), Err(QueueFull));
+    drop(room);
+    pipe.set(|state| state.stuck = false);
+    assert_eq!(queue.flush_and_stop(LONG), 0);
+    assert!(paths(&pipe.text()).contains(&"/kept/and/more".to_owned()));
+}
+
+#[test]
+fn room_is_kept_only_where_a_check_would_be_denied() {
+    let (queue, pipe, _metrics) = piped(1, Overflow::Drop);
+    pipe.set(|state| state.stuck = true);
+    assert!(queue.reserve(&record("/")).unwrap().is_none());
 }

@@ -103,6 +103,12 @@ struct Seen {
 
 impl World {
     fn new(capacity: usize) -> Self {
+        let records =
+            RecordSettings { to: RecordSink::Off, queue_bytes: 1 << 16, overflow: Overflow::Drop };
+        Self::with_records(capacity, &records)
+    }
+
+    fn with_records(capacity: usize, settings: &RecordSettings) -> Self {
         let (issuer, client) = (Signer::es256("k1"), Signer::es256("c"));
         let clock = Arc::new(ManualClock::at(NOW.as_secs()));
         let trust = trust_in(vec![issuer_of(document(), &[&issuer])]);
@@ -111,8 +117,6 @@ impl World {
         let policies = policies();
         snapshots.store(Arc::new(Snapshot { generation, policies, trust }));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let settings =
-            RecordSettings { to: RecordSink::Off, queue_bytes: 1 << 16, overflow: Overflow::Drop };
         let context = Arc::new(Context {
             snapshots,
             clock: Arc::<ManualClock>::clone(&clock),
@@ -120,7 +124,7 @@ impl World {
             tokens: Arc::new(TokenCache::new(10)),
             proofs: proofs(),
             replay: Arc::new(ReplayStore::Memory(MemoryStore::new(capacity, NOW))),
-            records: Arc::new(RecordQueue::start(&settings, Arc::clone(&metrics)).unwrap()),
+            records: Arc::new(RecordQueue::start(settings, Arc::clone(&metrics)).unwrap()),
             metrics,
             bounds: CheckSettings::default(),
             max_message_bytes: 1 << 20,
@@ -465,4 +469,16 @@ async fn where_nonces_are_on_one_is_given_and_none_is_demanded() {
     let before = |claims: &mut Value| claims["iat"] = json!(NOW.as_secs() - 1);
     let seen = world.fresh("/greeted", before).await;
     seen.is_with_nonce(Reason::DpopNonceInvalid, Some(USE_NONCE));
+}
+
+#[tokio::test]
+async fn a_check_that_cannot_be_recorded_uses_no_proof_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = RecordSink::File(folder.path().join("records"));
+    for (queue_bytes, reason, used) in [(300, "record_unavailable", 0), (1 << 16, "allowed", 2)] {
+        let records = RecordSettings { to: to.clone(), queue_bytes, overflow: Overflow::Deny };
+        let world = World::with_records(100, &records);
+        assert_eq!(world.fresh("/plain", |_| ()).await.reason, reason);
+        assert_eq!(world.remembered(), used, "{queue_bytes}");
+    }
 }

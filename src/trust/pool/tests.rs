@@ -94,7 +94,7 @@ async fn check(issuer: &Arc<Issuer>, token: &str) -> Result<(), Reason> {
             &trust,
             &tokens,
             NOW,
-            Waited { refetched: true, introspected: None },
+            Waited { refetched: true, ..Waited::default() },
         );
     }
     match verified {
