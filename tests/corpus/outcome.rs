@@ -1,6 +1,6 @@
 //! What came of a check, as Envoy reads it, and whether that is what was expected.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, sync::LazyLock};
 
 use envoy_types::pb::{
     envoy::{
@@ -10,7 +10,9 @@ use envoy_types::pb::{
     google::protobuf::value::Kind,
 };
 
-use crate::data::Expect;
+use serde_json::Value;
+
+use crate::data::{Expect, folder};
 
 /// A response taken apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,11 +116,92 @@ impl Outcome {
                 // RFC 9110 §15.5.2: a 401 has one.
                 None => same("a challenge", &(challenge.is_some()), &(self.status == Some(401))),
             }
+            let asks_nonce =
+                challenge.is_some_and(|text| text.contains(r#"error="use_dpop_nonce""#));
+            same("a nonce", &self.headers.contains_key("dpop-nonce"), &asks_nonce);
+            same("what is not ours in the answer", &self.not_ours(), &Vec::<String>::new());
             same("printable body", &self.body.bytes().all(|b| (b' '..=b'~').contains(&b)), &true);
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }
 }
+
+impl Outcome {
+    /// Returns what a denial says that is neither a text of the program's nor one of the policies asked: what a
+    /// client sent is in no answer.
+    fn not_ours(&self) -> Vec<String> {
+        static POLICIES: LazyLock<String> = LazyLock::new(|| {
+            let files = fs::read_dir(folder().join("world/policies")).unwrap();
+            files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
+        });
+        let mut strange = Vec::new();
+        for (name, value) in &self.headers {
+            let is_ours = match name.as_str() {
+                "x-symbolon-decision" => *value == self.id,
+                "content-type" => value == "application/problem+json",
+                "cache-control" => value == "no-store",
+                // Its parts are random, and an HMAC.
+                "dpop-nonce" => true,
+                "www-authenticate" => {
+                    // Outside of quotes words of the RFCs, inside of them also what policies say.
+                    value.split('"').enumerate().all(|(place, part)| {
+                        let words = part.split([' ', ',']).filter(|word| !word.is_empty());
+                        words.into_iter().all(|word| {
+                            WORDS.contains(&word) || (place % 2 == 1 && POLICIES.contains(word))
+                        })
+                    })
+                }
+                _ => false,
+            };
+            if !is_ours {
+                strange.push(format!("{name}: {value}"));
+            }
+        }
+        let problem = serde_json::from_str::<Value>(&self.body);
+        let title = problem.as_ref().map_or(self.body.as_str(), |problem| {
+            assert_eq!(problem["status"].as_i64(), self.status.map(i64::from), "{problem}");
+            problem["title"].as_str().unwrap()
+        });
+        let status = self.status.and_then(|status| u16::try_from(status).ok());
+        let phrase = status.and_then(|status| http::StatusCode::from_u16(status).ok());
+        let phrase = match phrase {
+            // RFC 9110 §15.5.14 has renamed it.
+            Some(http::StatusCode::PAYLOAD_TOO_LARGE) => "Content Too Large",
+            Some(status) => status.canonical_reason().unwrap_or_default(),
+            None => "",
+        };
+        if !title.eq_ignore_ascii_case(phrase) {
+            strange.push(self.body.clone());
+        }
+        strange
+    }
+}
+
+/// What challenges are made of.
+const WORDS: [&str; 21] = [
+    "Bearer",
+    "DPoP",
+    "realm=",
+    "error=",
+    "scope=",
+    "algs=",
+    "acr_values=",
+    "max_age=",
+    "resource_metadata=",
+    "api",
+    "invalid_request",
+    "invalid_token",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
+    "insufficient_scope",
+    "insufficient_user_authentication",
+    "ES256",
+    "EdDSA",
+    "PS256",
+    // What policies write as `5m` and `15m`.
+    "300",
+    "900",
+];
 
 /// Headers by name; one that does not overwrite or comes twice is an error.
 fn headers(options: Vec<HeaderValueOption>) -> Result<BTreeMap<String, String>, String> {

@@ -354,7 +354,7 @@ fn write_policies(
     for entry in fs::read_dir(folder().join("world/policies")).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name();
-        let cannot_hold = (["certificates.yaml", "opaque.yaml", "svids.yaml"]
+        let cannot_hold = (["certificates.yaml", "challenges.yaml", "opaque.yaml", "svids.yaml"]
             .contains(&&*name.to_string_lossy())
             && setup.evidence == ["principal"])
             || (name == "tcp.yaml" && setup.evidence == ["xfcc"]);
