@@ -1,5 +1,6 @@
 //! The stages of a check, each as something that can be run again and again.
 
+mod opaque;
 mod world;
 
 use std::{hint::black_box, path::Path, sync::Arc, time::Duration};
@@ -12,8 +13,9 @@ use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use symbolon::{
-    credential::{Verifier, Waited},
+    credential::{Proof, Verifier, Waited, dpop::Call},
     evidence::{Evidence, authorization::Credentials},
+    identity::Thumbprint,
     policy::Needs,
     reason::Reason,
     response::{self, Answer},
@@ -64,6 +66,7 @@ pub(crate) fn stages(directory: &Path) -> anyhow::Result<Vec<Stage>> {
     let world = World::create(&directory.join("usual"), RULES)?;
     let few = World::create(&directory.join("few"), 10)?;
     let many = World::create(&directory.join("many"), 10_000)?;
+    let proven = World::with_proofs(&directory.join("proven"), RULES)?;
     Ok(vec![
         Stage::of("decode", &world, |asked| {
             black_box(wire::CheckRequest::decode(&asked.message).is_ok());
@@ -75,6 +78,9 @@ pub(crate) fn stages(directory: &Path) -> anyhow::Result<Vec<Stage>> {
         evidence("evidence: certificate unseen", &world, &Caches::none()),
         token("token", &world, &world.caches)?,
         token("token: unseen", &world, &Caches::none())?,
+        opaque::stage(&directory.join("opaque"), &world)?,
+        proof("proof: key seen before", &proven, true)?,
+        proof("proof: key unseen", &proven, false)?,
         bare_signature(&world)?,
         decision("decision: 100 rules", &world),
         decision("decision: 10 rules", &few),
@@ -107,6 +113,25 @@ fn token(name: &'static str, world: &World, caches: &Caches) -> anyhow::Result<S
         let verifier = Verifier { trust, tokens: &tokens, proofs: &proofs, now };
         let Ok(callers) = verifier.callers(evidence, false, Waited::default()) else { return };
         black_box(verifier.verify(evidence, callers, NEEDS, Waited::default()));
+    }))
+}
+
+/// A DPoP proof (RFC 9449 §4.3), whose signature is verified each time.
+fn proof(name: &'static str, world: &World, is_known: bool) -> anyhow::Result<Stage> {
+    let (proofs, now) = (proofs()?, world.now());
+    // A key that the token is not bound to is not kept, and found out about at the end.
+    let other = Thumbprint::of(b"another key");
+    Ok(Stage::of(name, world, move |asked| {
+        let (Some(http), Proof::Proven(bound)) = (asked.evidence.http(), &asked.principal.token)
+        else {
+            return;
+        };
+        let Credentials::Token { token, .. } = asked.evidence.credentials() else { return };
+        let token = Thumbprint::of(token.as_bytes());
+        let own = bound.token.confirmation.key.filter(|_| is_known);
+        let (method, path) = (http.method, http.path.sent());
+        let call = Call { method, path, token, key: own.unwrap_or(other) };
+        assert_eq!(black_box(proofs.verify(http.proof, call, now).is_ok()), is_known);
     }))
 }
 

@@ -54,7 +54,7 @@ pub(super) struct World {
     pub(super) asked: &'static [Asked],
     directory: PathBuf,
     store: Arc<SnapshotStore>,
-    clock: SharedClock,
+    pub(super) clock: SharedClock,
 }
 
 /// What was seen before.
@@ -95,6 +95,21 @@ impl World {
     pub(super) fn create(directory: &Path, rules: usize) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory)?;
         let corpus = Corpus::create(directory, rules, "certificate")?;
+        let frames = corpus.checks.into_iter().take(MESSAGES).collect();
+        Self::of(directory, frames)
+    }
+
+    /// As [`World::create`], with checks that present a DPoP proof, each of another client.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn with_proofs(directory: &Path, rules: usize) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let corpus = Corpus::create(directory, rules, "certificate, dpop")?;
+        Self::of(directory, corpus.proven(0, MESSAGES.min(Corpus::callers()))?)
+    }
+
+    fn of(directory: &Path, frames: Vec<Bytes>) -> anyhow::Result<Self> {
         let clock: SharedClock = Arc::new(SystemClock);
         let snapshot = Arc::new(snapshot(directory, &clock)?);
         let store = Arc::new(SnapshotStore::default());
@@ -116,8 +131,8 @@ impl World {
             store,
             clock,
         };
-        let frames = corpus.checks.into_iter().take(MESSAGES);
-        let asked = frames.map(|frame| world.ask(frame)).collect::<anyhow::Result<Vec<_>>>()?;
+        let asked = frames.into_iter().map(|frame| world.ask(frame));
+        let asked = asked.collect::<anyhow::Result<Vec<_>>>()?;
         world.asked = asked.leak();
         Ok(world)
     }
