@@ -307,13 +307,15 @@ impl Verifier<'_> {
     /// one, nor one that is declared: the trust domain of its `sub` has the keys (JWT-SVID §3.1).
     fn issuer(&self, jws: &Jws<'_>) -> Result<&Arc<Issuer>, TokenError> {
         let issuers = &self.trust.issuers;
-        let named = jws.issuer().and_then(|iss| {
-            let declared = issuers.find(iss).filter(|issuer| !issuer.signs_svids());
-            declared.ok_or(TokenError::IssuerUnknown)
-        });
-        named.or_else(|error| {
-            jws.trust_domain().and_then(|domain| issuers.of_trust_domain(domain)).ok_or(error)
-        })
+        let none = match jws.issuer() {
+            Ok(iss) => match issuers.find(iss).filter(|issuer| !issuer.signs_svids()) {
+                Some(issuer) => return Ok(issuer),
+                None => TokenError::IssuerUnknown,
+            },
+            Err(TokenError::IssuerMissing) => TokenError::IssuerMissing,
+            Err(malformed) => return Err(malformed),
+        };
+        jws.trust_domain().and_then(|domain| issuers.of_trust_domain(domain)).ok_or(none)
     }
 
     /// Verifies a JWT that was not seen before. Nothing that it claims counts before its signature holds

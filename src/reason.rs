@@ -227,7 +227,7 @@ reasons! {
     TokenType = "token_type", Token, InvalidToken;
     /// The token's `alg` is `none`, symmetric or not allowed for its issuer.
     TokenAlgorithm = "token_algorithm", Token, InvalidToken;
-    /// The token has a `crit` header that is not understood.
+    /// The token's header has `crit`, `b64` or `zip`, none of which is understood.
     TokenCritical = "token_critical", Token, InvalidToken;
     /// No Issuer is declared for the token's `iss`.
     TokenIssuerUnknown = "token_issuer_unknown", Token, InvalidToken;

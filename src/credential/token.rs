@@ -25,7 +25,7 @@ pub enum TokenError {
     /// `alg` is missing, no text, `none`, symmetric, unknown or not in the issuer's list.
     #[error("the token's algorithm is not allowed")]
     Algorithm,
-    /// The header has `crit`, or `b64` of RFC 7797, which a JWT must not use.
+    /// The header has `crit`, or `b64` or `zip`, which a signed JWT must not use.
     #[error("the token has a critical header parameter")]
     Critical,
     /// `iss` is not a text.
@@ -111,7 +111,7 @@ pub fn is_compact_jws(token: &str) -> bool {
 /// Takes a token apart: compact form only (RFC 8725 §2.13 of its revision tells what mixing forms does),
 /// canonical base64url, so that one token has one spelling. Verifies nothing.
 ///
-/// Of the header, `alg`, `typ`, `kid`, `crit` and `b64` are read; `jku`, `jwk`, `x5u` and `x5c` are ignored,
+/// Of the header, `alg`, `typ`, `kid`, `crit`, `b64` and `zip` are read; `jku`, `jwk`, `x5u` and `x5c` are ignored,
 /// as keys come from the issuer alone (RFC 8725 §3.8, §3.10).
 ///
 /// # Errors
@@ -128,8 +128,7 @@ pub fn parse(token: &str) -> Result<Jws<'_>, TokenError> {
         return Err(TokenError::Malformed);
     }
     let header = part(header)?;
-    // RFC 7515 §4.1.11: nothing critical is understood; RFC 7797 §7: `b64` is not for JWTs.
-    if header.contains_key("crit") || header.contains_key("b64") {
+    if has_critical(&header) {
         return Err(TokenError::Critical);
     }
     // RFC 8725 §3.1: exactly as registered; `nOnE` is no algorithm either.
@@ -219,6 +218,13 @@ impl Jws<'_> {
             Err(TokenError::Signature)
         }
     }
+}
+
+/// Says whether a header asks for what is not understood: `crit` (RFC 7515 §4.1.11), `b64`, which is not for JWTs
+/// (RFC 7797 §7), and `zip`, which is not for signed ones (RFC 7516 §4.1.3): some inflate the payload then, and
+/// would read other claims.
+pub(super) fn has_critical(header: &Object) -> bool {
+    ["crit", "b64", "zip"].iter().any(|name| header.contains_key(*name))
 }
 
 fn part(text: &str) -> Result<Object, TokenError> {

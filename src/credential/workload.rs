@@ -391,7 +391,7 @@ fn prove(
 
 fn check_header(token: &WorkloadToken, parts: Parts<'_>) -> Result<(), WorkloadError> {
     let header = proof::object(parts.header).map_err(|_form| WorkloadError::Proof)?;
-    if header.contains_key("crit") || header.contains_key("b64") {
+    if token::has_critical(&header) {
         return Err(WorkloadError::Proof);
     }
     if !proof::is_type(&header, "wpt+jwt") {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ProofError;
 use crate::{
     clock::UnixTime,
-    credential::claims,
+    credential::{claims, token},
     identity::Thumbprint,
     json::{self, Object},
     trust::jwks::{Algorithm, PublicKey},
@@ -65,8 +65,7 @@ impl Header {
     /// (RFC 9449 §4.3, step 6: the key is that of `jwk`), and so is what is unknown.
     pub(super) fn read(text: &str, allowed: &[Algorithm]) -> Result<Self, ProofError> {
         let header = object(text)?;
-        // RFC 7515 §4.1.11: nothing critical is understood; RFC 7797 §7: `b64` is not for JWTs.
-        if header.contains_key("crit") || header.contains_key("b64") {
+        if token::has_critical(&header) {
             return Err(ProofError::Malformed);
         }
         if !is_type(&header, "dpop+jwt") {

@@ -173,6 +173,7 @@ fn anything_critical_is_refused() {
         json!({"alg": "ES256", "crit": ["b64"], "b64": false}),
         json!({"alg": "ES256", "b64": false}),
         json!({"alg": "ES256", "b64": true}),
+        json!({"alg": "ES256", "zip": "DEF"}),
     ];
     for header in headers {
         let token = signer.sign_with(&header, &claims());
