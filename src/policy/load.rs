@@ -31,7 +31,7 @@ pub struct Loaded {
 
 /// Decodes and compiles `tree`.
 ///
-/// It does not check that keys can be used or hosts contacted.
+/// It does not check that hosts may be contacted, nor what is had from them.
 ///
 /// # Errors
 /// Every mistake of every file, in their order; and a directory without any document of ours, so that an

@@ -13,7 +13,7 @@ use crate::{
         scope::ScopeGrammar,
         yaml::{Node, Value},
     },
-    trust::jwks::Algorithm,
+    trust::jwks::{Algorithm, KeySet, KeySetError},
 };
 
 /// RFC 7519 §4.1.4 allows "usually no more than a few minutes"; what is longer is a broken clock.
@@ -288,8 +288,9 @@ pub(super) fn trust_domain_bundle(
         let mut fields = decoder.map(node)?;
         let uri = fields
             .optional(decoder, "url", |decoder, node| url(decoder, node, true).map(KeySource::Uri));
-        let file = fields
-            .optional(decoder, "file", |decoder, node| key_file(decoder, node, files, check_json));
+        let file = fields.optional(decoder, "file", |decoder, node| {
+            key_file(decoder, node, files, check_bundle)
+        });
         let at = fields.at();
         fields.finish(decoder);
         one_of(decoder, at, [uri?, file?], "`url` and `file`")
@@ -527,19 +528,36 @@ fn key_file(
     })
 }
 
-/// Checks the outer shape of a key set (RFC 7517 §5). It does not check that a key can be used.
+/// Checks that a key set (RFC 7517 §5) has a key that can be used. Quotes nothing of it.
 fn check_keys(content: &[u8]) -> Result<(), String> {
     let set = json(content)?;
     match set.get("keys").and_then(serde_json::Value::as_array) {
         None => Err("is no JWK Set: it has no list `keys`".to_owned()),
         Some(keys) if keys.is_empty() => Err("is a JWK Set without keys".to_owned()),
-        Some(_) => Ok(()),
+        Some(_) => usable(KeySet::parse(content)),
     }
 }
 
-/// Checks that it is JSON. What a bundle has to be is checked where its keys are read; one without keys is one.
-fn check_json(content: &[u8]) -> Result<(), String> {
-    json(content).map(drop)
+/// Checks that it is a SPIFFE bundle, for which no key need be in it.
+fn check_bundle(content: &[u8]) -> Result<(), String> {
+    json(content)?;
+    usable(KeySet::of_jwt_svids(content))
+}
+
+fn usable(set: Result<KeySet, KeySetError>) -> Result<(), String> {
+    match set {
+        Ok(_) => Ok(()),
+        Err(KeySetError::NoUsableKey(skipped)) => {
+            let why: Vec<_> = skipped.iter().map(|skipped| skipped.why.to_string()).collect();
+            Err(format!("has no key that can be used: {}", why.join(", ")))
+        }
+        Err(
+            error @ (KeySetError::TooLong
+            | KeySetError::Malformed
+            | KeySetError::TooManyKeys
+            | KeySetError::Hint),
+        ) => Err(format!("cannot be used: {error}")),
+    }
 }
 
 fn json(content: &[u8]) -> Result<serde_json::Value, String> {
@@ -594,8 +612,18 @@ mod tests {
 
     #[test]
     fn a_key_file_is_a_jwk_set_and_its_content_is_in_no_message() {
-        assert_eq!(check_keys(br#"{"keys":[{"kty":"EC"}]}"#), Ok(()));
-        for content in [&b"secret"[..], b"{\"secret\":1}", b"{\"keys\":[]}", b"[\"secret\"]", b""] {
+        let keys =
+            crate::credential::testing::jwks(&[&crate::credential::testing::Signer::es256("k")]);
+        assert_eq!(check_keys(keys.as_bytes()), Ok(()));
+        for content in [
+            &b"secret"[..],
+            b"{\"secret\":1}",
+            b"{\"keys\":[]}",
+            b"[\"secret\"]",
+            b"",
+            b"{\"keys\":[{\"kty\":\"oct\",\"kid\":\"secret\",\"k\":\"secret\"}]}",
+            b"{\"keys\":[{\"kty\":\"secret\",\"kid\":\"secret\"}]}",
+        ] {
             let problem = check_keys(content).unwrap_err();
             assert!(!problem.contains("secret"), "{problem}");
         }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    credential::testing::{Signer, jwks},
     policy::{
         document::{Effect, KeySource, Profile, ScopeClaim},
         scope::ScopeGrammar,
@@ -219,9 +220,8 @@ fn every_field_of_an_issuer_is_read() {
   scopeGrammar: smart-on-fhir
 ";
     let text = text.replace("{discovery: true}", "{jwksFile: ../keys/corp.json}");
-    let loaded =
-        load(&tree(&[("x/a.yaml", &text), ("keys/corp.json", r#"{"keys":[{"kty":"EC"}]}"#)]), &[])
-            .unwrap();
+    let keys = jwks(&[&Signer::es256("k")]);
+    let loaded = load(&tree(&[("x/a.yaml", &text), ("keys/corp.json", &keys)]), &[]).unwrap();
     let issuer = &loaded.documents.issuers[0];
     assert_eq!(issuer.types, ["at+jwt", "jwt"]);
     assert_eq!(issuer.max_lifetime.as_secs(), 900);
@@ -231,7 +231,7 @@ fn every_field_of_an_issuer_is_read() {
     let scope_claims = [ScopeClaim::Scp, ScopeClaim::Scope, ScopeClaim::Other("roles".into())];
     assert_eq!(issuer.scope_claims, scope_claims);
     assert_eq!(issuer.scope_grammar, ScopeGrammar::SmartOnFhir);
-    assert!(matches!(&issuer.keys, KeySource::File { content, .. } if content.len() == 23));
+    assert!(matches!(&issuer.keys, KeySource::File { content, .. } if *content == keys.as_bytes()));
 }
 
 #[test]
