@@ -6,6 +6,7 @@
 
 pub mod document;
 mod issuer;
+mod keys;
 mod policy;
 pub mod text;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Broken, Decoded, Decoder, Fields, issuer, policy, text};
+use super::{Broken, Decoded, Decoder, Fields, issuer, keys, policy, text};
 use crate::{
     diagnostic::{At, Diagnostic, Spanned},
     evidence::PeerSources,
@@ -325,7 +325,7 @@ impl<'t> Decoding<'t> {
     fn trust_domain(&mut self, fields: &mut Fields<'_>, name: Decoded<Text>) -> Decoded<()> {
         let files = self.files;
         let bundle = fields.optional(&mut self.decoder, "spec", |decoder, node| {
-            issuer::trust_domain_bundle(decoder, node, files)
+            keys::trust_domain_bundle(decoder, node, files)
         });
         self.documents.unnamed.trust_domains |= name.is_err();
         let broken = bundle.is_err();
