@@ -219,7 +219,8 @@ async fn while_redis_is_killed_and_started_again_no_replay_passes_and_the_rest_g
         assert_eq!(replays.values().sum::<usize>(), used.len());
     }
     for at in world.both() {
-        assert_eq!(at.metric("symbolon_replay_store_up").await, "1");
+        // One of them is enough for the load to have gone on.
+        at.until_up().await;
         assert_ne!(at.metric("symbolon_replay_store_errors_total").await, "0");
     }
 }
