@@ -51,26 +51,25 @@ impl<'s> Permit<'s> {
     ///
     /// One proof is used up, never two, so that a check that is denied for the second has not used the first.
     /// Of a DPoP proof and a workload's it is the former: the latter is for the same access token (`ath`), whose
-    /// every use takes a fresh DPoP proof.
+    /// every use takes a fresh DPoP proof. Where the rule leaves the DPoP proof to others, it is the latter.
     #[must_use]
     pub fn obligation(
         &self,
         principal: &Principal<'_>,
         caller: Option<SpiffeId<'_>>,
     ) -> Option<Obligation> {
+        let workload = match &principal.workload {
+            Proof::Proven(workload) if self.rule.asks_workload() => Some(workload.proof),
+            Proof::Proven(_) | Proof::Unproven(_) | Proof::Absent => None,
+        };
         let token = self.rule.token.as_ref().filter(|_| self.verified_token);
         let dpop = token.and_then(|token| {
             let Proof::Proven(bound) = &principal.token else { return None };
-            let consume = token.replay.consumes(caller).then_some(());
             let proof = bound.proof.as_deref()?.as_used();
-            let nonce = token.nonce != NonceMode::Off;
-            Some(Obligation { consume: consume.map(|()| proof), nonce })
+            let own = token.replay.consumes(caller).then_some(proof);
+            Some(Obligation { consume: own.or(workload), nonce: token.nonce != NonceMode::Off })
         });
-        dpop.or_else(|| {
-            let Proof::Proven(workload) = &principal.workload else { return None };
-            let is_used = self.rule.asks_workload();
-            is_used.then_some(Obligation { consume: Some(workload.proof), nonce: false })
-        })
+        dpop.or_else(|| workload.map(|proof| Obligation { consume: Some(proof), nonce: false }))
     }
 
     /// Returns the denial that takes the place of an allow whose obligation could not be met.
